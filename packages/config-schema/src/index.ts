@@ -1,0 +1,2 @@
+export * from './lib/bucket-plan.ts'
+export * from './lib/dataset-manifest.ts'

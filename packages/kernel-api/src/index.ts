@@ -1,0 +1,36 @@
+export type {
+  Device,
+  DeviceInfo,
+  HostArray,
+  MemoryUse,
+  OpenDevice,
+  OpenDeviceOptions,
+} from './lib/device.ts'
+export type {
+  AdamWOptions,
+  AdamWSlot,
+  Adapter,
+  AttentionOptions,
+  AttentionResult,
+  CheckpointOptions,
+  Conv3dOptions,
+  LayerNormOptions,
+  LinearGradOptions,
+  LinearGrads,
+  LinearOptions,
+  LossKind,
+  LossOptions,
+  NormOptions,
+  Ops,
+} from './lib/ops.ts'
+export { normals, uniforms } from './lib/random.ts'
+export {
+  bytesPerElement,
+  isPackedWeight,
+  numElements,
+  type DType,
+  type PackedFormat,
+  type PackedWeight,
+  type Tensor,
+  type Weight,
+} from './lib/tensor.ts'

@@ -1,0 +1,74 @@
+import type { Ops } from './ops.ts'
+import type { DType, Tensor } from './tensor.ts'
+
+/** What a device is, for logs and reports. */
+export interface DeviceInfo {
+  /** Package that made it, such as `@kinora/wgpu-kernels`. */
+  backend: string
+  /** Name of the adapter, as the driver says it. */
+  adapter: string
+  /** Driver and its version, where known. */
+  driver: string
+  /** True for a software adapter or plain code on the processor. */
+  software: boolean
+  /** Dtypes its ops compute in; `f32` always. */
+  computeDTypes: readonly ('f32' | 'f16')[]
+  /** Why this one was chosen, in one sentence. */
+  reason: string
+}
+
+/** Host arrays: f16 and bf16 travel as their 16 bits. */
+export type HostArray = Float32Array | Float64Array | Uint16Array | Int32Array | Uint32Array
+
+export interface MemoryUse {
+  /** Bytes of live tensors now, and the most since `resetPeak`. */
+  liveBytes: number
+  peakBytes: number
+  /** Bytes the device holds for reuse, live ones not counted. */
+  pooledBytes: number
+}
+
+/**
+ * A place where ops run. Work is queued in order; only `read` and `sync` wait. Lifetimes are explicit: a tensor belongs to
+ * the innermost open scope and is freed when it ends, unless it is in the scope's result or was retained. No finaliser is
+ * needed for correctness.
+ */
+export interface Device {
+  readonly info: DeviceInfo
+  readonly ops: Ops
+
+  /**
+   * Copies an array to the device. The array's type must be the dtype's: f32 Float32Array (or Float64Array, rounded), f16 and
+   * bf16 Uint16Array, i32 Int32Array, u32 Uint32Array.
+   */
+  upload(data: HostArray, shape: readonly number[], dtype: DType): Tensor
+  /** A tensor of zeros. */
+  zeros(shape: readonly number[], dtype: DType): Tensor
+  /** Overwrites elements from `offset` on: how large weights arrive in parts. */
+  write(tensor: Tensor, data: HostArray, offset?: number): void
+  /** Copies to the host: f32, f16 and bf16 as Float32Array, integers as their own. Waits for the work before it. */
+  read(tensor: Tensor): Promise<Float32Array | Int32Array | Uint32Array>
+  /** Waits until all queued work is done. Throws what went wrong on the device since the last wait. */
+  sync(): Promise<void>
+
+  /** One more owner: the tensor survives its scope until as many `release` calls. Returns it. */
+  retain<T extends Tensor>(tensor: T): T
+  /** One owner less; at none the storage returns to the pool. */
+  release(tensor: Tensor): void
+  /** As `ops.scope`. */
+  scope<T>(fn: () => T): T
+
+  memory(): MemoryUse
+  resetPeak(): void
+  /** Frees everything. The device cannot be used afterwards. */
+  destroy(): void
+}
+
+/** What a backend package exports by the name `openDevice`: the one line that changes when the kernels are swapped. */
+export interface OpenDeviceOptions {
+  /** Part of an adapter's name, to choose among several. */
+  adapter?: string | undefined
+  /** Checks bounds and validates every call: slower, for bug reports and tests. */
+  robust?: boolean | undefined
+}
+export type OpenDevice = (options?: OpenDeviceOptions) => Promise<Device>

@@ -1,0 +1,213 @@
+import type { DType, Tensor, Weight } from './tensor.ts'
+
+// Axes: B batch, N tokens (queries), M keys, H heads, D head channels, C channels, K in, O out features, r rank;
+// video T frames, Y rows, X columns. "…" is any number of leading axes, which an op treats as one axis of rows.
+// Unless an op says otherwise: results have the dtype of their first tensor; sums, norms and softmax run in f32; the order
+// of every sum is fixed, so the same inputs give the same bytes.
+
+/** A low-rank side branch of a linear: y += scale · (x aᵀ) bᵀ. `a` [r, K] and `b` [O, r], both f32 masters. */
+export interface Adapter {
+  readonly a: Tensor
+  readonly b: Tensor
+  readonly scale: number
+}
+
+export interface LinearOptions {
+  /** [O]. */
+  bias?: Tensor | undefined
+  /** Summed in order. */
+  adapters?: readonly Adapter[] | undefined
+  /** Dtype of the result; that of `x` unless given. */
+  dtype?: DType | undefined
+}
+
+export interface LinearGradOptions {
+  adapters?: readonly Adapter[] | undefined
+  /** Dtype of `dx`; that of `dy` unless given. */
+  dtype?: DType | undefined
+  /** False skips `dx`. */
+  needsX: boolean
+}
+
+/** Gradients of a linear: of its input (unless skipped) and of each adapter's factors, those in f32. */
+export interface LinearGrads {
+  dx?: Tensor
+  adapters: { da: Tensor; db: Tensor }[]
+}
+
+export interface AttentionOptions {
+  /** Factor of q·k; 1/√D unless given. */
+  scale?: number | undefined
+  /** [H, N, M] f32, added to the scaled scores of every batch item (relative position bias). Not differentiable. */
+  bias?: Tensor | undefined
+  /** [B, M] f32, added to the scores of each key; −Infinity masks a key. Not differentiable. */
+  keyBias?: Tensor | undefined
+  /** A name under which a surrounding `checkpoint` may keep the result (its `keep` list). */
+  name?: string | undefined
+}
+
+/** `out` [B, N, H, D] in the dtype of q; `lse` [B, H, N] f32, natural log of the sum of exponentials of the scores. */
+export interface AttentionResult {
+  out: Tensor
+  lse: Tensor
+}
+
+export interface NormOptions {
+  eps: number
+  /** Dtype of the result; that of `x` unless given. */
+  dtype?: DType | undefined
+}
+
+export interface LayerNormOptions extends NormOptions {
+  /** Multiplies the normalised value: [C], or [B, C] for x [B, …, C] (modulation: pass 1 + scale). */
+  weight?: Tensor | undefined
+  /** Added after it: shape as `weight` may have. */
+  bias?: Tensor | undefined
+}
+
+export interface Conv3dOptions {
+  /** [O]. */
+  bias?: Tensor | undefined
+  /** Steps along T, Y, X; 1 each unless given. */
+  stride?: readonly [number, number, number] | undefined
+  /** Zeros [before, after] along T, Y, X; none unless given. */
+  padding?:
+    | readonly [readonly [number, number], readonly [number, number], readonly [number, number]]
+    | undefined
+  /** Repeats each pixel of the input this often along Y and X before the convolution (nearest upsampling); 1 unless given. */
+  upsample?: 1 | 2 | undefined
+}
+
+/**
+ * Element-wise losses, each averaged over all axes but the first:
+ * `mse` d², `mae` |d|, `pseudo-huber` √(d² + 0.01²) − 0.01, with d = prediction − target.
+ */
+export type LossKind = 'mse' | 'mae' | 'pseudo-huber'
+
+export interface LossOptions {
+  kind: LossKind
+  /** Same shape as the prediction, f32: multiplies the loss of each element. */
+  mask?: Tensor | undefined
+}
+
+/** One optimised parameter and its state, all f32 and of one shape. */
+export interface AdamWSlot {
+  param: Tensor
+  grad: Tensor
+  m: Tensor
+  v: Tensor
+}
+
+export interface AdamWOptions {
+  learningRate: number
+  beta1: number
+  beta2: number
+  eps: number
+  weightDecay: number
+  /** 1 for the first update: corrects the bias of m and v. */
+  step: number
+  /** Multiplies every gradient first: clipping and loss scale, as one number. */
+  gradScale: number
+}
+
+export interface CheckpointOptions {
+  /** Names of attention results (`AttentionOptions.name`) to keep for the way back instead of computing them again. */
+  keep?: readonly string[] | undefined
+}
+
+/**
+ * The operations the networks need, at the level of a paper's equations. A network is written once against this
+ * interface; a device runs the ops, trainer-core's tape runs them and remembers how to go back.
+ */
+export interface Ops {
+  /** y[…, o] = Σ_k x[…, k] w[o, k] + bias[o] + Σ adapters. x […, K]; returns […, O]. */
+  linear(x: Tensor, weight: Weight, options?: LinearOptions): Tensor
+  /** dx = dy w + Σ s·(dy b) a; da = s·(dy b)ᵀ x; db = s·dyᵀ(x aᵀ). dy […, O]. */
+  linearGrad(dy: Tensor, x: Tensor, weight: Weight, options: LinearGradOptions): LinearGrads
+
+  /** out = softmax(scale · q kᵀ + bias) v for each head. q [B, N, H, D], k and v [B, M, H, D]. */
+  attention(q: Tensor, k: Tensor, v: Tensor, options?: AttentionOptions): AttentionResult
+  /** Gradients of `attention` from its saved result; no atomics. Each has the shape and dtype of its input. */
+  attentionGrad(
+    dout: Tensor,
+    saved: { q: Tensor; k: Tensor; v: Tensor } & AttentionResult,
+    options?: AttentionOptions,
+  ): { dq: Tensor; dk: Tensor; dv: Tensor }
+
+  /** y = (x − mean) / √(var + eps) · weight + bias over the last axis, biased variance. */
+  layerNorm(x: Tensor, options: LayerNormOptions): Tensor
+  /** dx only: the norms are frozen. In the dtype of x unless `dtype` is given. */
+  layerNormGrad(dy: Tensor, x: Tensor, options: LayerNormOptions): Tensor
+  /** y = x / √(mean(x²) + eps) · weight over the last axis; weight [C]. */
+  rmsNorm(x: Tensor, weight: Tensor, options: NormOptions): Tensor
+  rmsNormGrad(dy: Tensor, x: Tensor, weight: Tensor, options: NormOptions): Tensor
+
+  /**
+   * Rotates the pairs (2j, 2j+1) of each head: (a, b) → (a cos − b sin, a sin + b cos). x [B, N, H, D]; cos and sin
+   * [N, D/2] f32. `inverse` turns the other way, which is its gradient.
+   */
+  rope(x: Tensor, cos: Tensor, sin: Tensor, options?: { inverse?: boolean }): Tensor
+
+  /** ½x(1 + tanh(√(2/π)(x + 0.044715x³))). */
+  gelu(x: Tensor): Tensor
+  geluGrad(dy: Tensor, x: Tensor): Tensor
+  /** x · sigmoid(x). */
+  silu(x: Tensor): Tensor
+
+  /** a + b; b has the shape of a, or that of its trailing axes (a bias). In the dtype of a. */
+  add(a: Tensor, b: Tensor): Tensor
+  /** a · b, shapes as in `add`. */
+  mul(a: Tensor, b: Tensor): Tensor
+  /** x · scale + offset. */
+  affine(x: Tensor, options: { scale?: number; offset?: number }): Tensor
+  /** The residual stream: x + gate · y (or x + y). x [B, …, C] f32, y of its shape in any dtype, gate [B, C] f32. */
+  gatedAdd(x: Tensor, y: Tensor, gate?: Tensor): Tensor
+  /** dy = gate · dx, in `dtype`; the gradient of x is dx itself. */
+  gatedAddGrad(dx: Tensor, gate: Tensor | undefined, dtype: DType): Tensor
+
+  /** Channels-last convolution. x [B, T, Y, X, K], weight [O, kT, kY, kX, K]; returns [B, T', Y', X', O]. */
+  conv3d(x: Tensor, weight: Tensor, options?: Conv3dOptions): Tensor
+
+  /** Rows of a table: ids [...] i32 or u32, table [V, C]; returns [..., C] in `dtype` (the table's unless given). */
+  embedding(table: Tensor, ids: Tensor, options?: { dtype?: DType }): Tensor
+
+  cast(x: Tensor, dtype: DType): Tensor
+  /** Same elements, other shape: shares the storage. */
+  reshape(x: Tensor, shape: readonly number[]): Tensor
+  /** Copies. axes[i] is the axis of x that becomes axis i. */
+  permute(x: Tensor, axes: readonly number[]): Tensor
+  /** Copies start (inclusive) to end (exclusive) of an axis. */
+  slice(x: Tensor, axis: number, start: number, end: number): Tensor
+  concat(parts: readonly Tensor[], axis: number): Tensor
+
+  /** Loss of each batch item: prediction and target [B, …]; returns [B] f32. */
+  loss(prediction: Tensor, target: Tensor, options: LossOptions): Tensor
+  /** d(Σ_b itemScale[b] · loss_b) / d prediction, f32, of its shape. `itemScale` has B numbers (1/B, weights, loss scale). */
+  lossGrad(
+    prediction: Tensor,
+    target: Tensor,
+    options: LossOptions & { itemScale: readonly number[] },
+  ): Tensor
+
+  /** Sum of the squares of all elements of all tensors: [1] f32. Not finite if any element is not. */
+  sumSquares(tensors: readonly Tensor[]): Tensor
+  /** In place: target += scale · source, both f32. */
+  addInto(target: Tensor, source: Tensor, scale?: number): void
+  /**
+   * In place, decoupled weight decay (Loshchilov and Hutter 2019): p −= lr·wd·p; m, v as in Adam;
+   * p −= lr · (m/(1−β1^t)) / (√(v/(1−β2^t)) + eps).
+   */
+  adamw(slots: readonly AdamWSlot[], options: AdamWOptions): void
+
+  /** Frees, at its end, all that was allocated in `fn` and is not in its result. */
+  scope<T>(fn: () => T): T
+  /**
+   * Runs a block that will be run again on the way back. `fn` must use only the ops it is given, and reach every tensor that
+   * needs a gradient through `inputs` or through adapters. On a device this is `scope`.
+   */
+  checkpoint(
+    fn: (ops: Ops, ...inputs: Tensor[]) => Tensor,
+    inputs: readonly Tensor[],
+    options?: CheckpointOptions,
+  ): Tensor
+}
