@@ -1,0 +1,1 @@
+export { loraScale, type LoraModule, type LoraWeights } from './lib/lora-weights.ts'
