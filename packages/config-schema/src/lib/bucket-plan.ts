@@ -1,5 +1,4 @@
 import { z } from 'zod'
-import { rectangleSchema } from './dataset-manifest.ts'
 
 // bucket-plan.json: which frames of which clip go through the network at which size, and what was left out. Clip paths are
 // relative to the plan's folder unless absolute.
@@ -23,10 +22,18 @@ export const planItemSchema = z.strictObject({
   resize: z
     .strictObject({ width: z.number().int().positive(), height: z.number().int().positive() })
     .describe('The frame is scaled to this size, covering the bucket (crop) or inside it (pad).'),
-  crop: rectangleSchema.describe(
-    'Part of the resized frame that fills the bucket; with padding, where the frame sits is -x, -y.',
-  ),
+  crop: z
+    .strictObject({
+      x: z.number().int(),
+      y: z.number().int(),
+      width: z.number().int().positive(),
+      height: z.number().int().positive(),
+    })
+    .describe(
+      'Window on the resized frame, the size of the bucket. With padding it reaches past the frame: x and y are negative, and the frame sits at -x, -y.',
+    ),
   flip: z.boolean().describe('Mirrored left to right.'),
+  flipVertical: z.boolean().optional().describe('Turned upside down; absent for no.'),
   weight: z.number().nonnegative().describe('Multiplies the loss.'),
   regularisation: z.boolean(),
 })
@@ -40,7 +47,9 @@ export const bucketSchema = z.strictObject({
   items: z
     .array(planItemSchema)
     .min(1)
-    .describe('In the order of the manifest; a clip with repeats stands in it as often.'),
+    .describe(
+      'Sorted by dataset and clip, so that the order of the manifest does not matter; a clip with repeats stands in it as often.',
+    ),
 })
 
 export const bucketPlanSchema = z.strictObject({
