@@ -43,7 +43,7 @@ export async function writeFileAtomic(
     }
     await rename(temporary, file)
   } catch (error) {
-    await rm(temporary, { force: true })
+    await rm(temporary, { force: true }).catch(() => {})
     throw codeSystemError(error, file)
   } finally {
     leftover.forget()

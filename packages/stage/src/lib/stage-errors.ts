@@ -37,11 +37,13 @@ export const stageErrors = defineErrors('STAGE', {
 /**
  * Gives a failed system call its code: a full disk, a refused permission, a missing path, a file in a folder's place, too
  * many open files. Anything else comes back as it is.
+ *
+ * @param path what was being written or read, where the error names a temporary file or nothing
  */
 export function codeSystemError(error: unknown, path?: string): unknown {
   if (!(error instanceof Error) || error instanceof CodedError) return error
   const { code, path: errorPath } = error as NodeJS.ErrnoException
-  const what = errorPath ?? path ?? 'a file'
+  const what = path ?? errorPath ?? 'a file'
   switch (code) {
     case 'ENOSPC':
     case 'EDQUOT':

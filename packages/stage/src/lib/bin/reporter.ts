@@ -113,7 +113,7 @@ export function createReporter({ stream, now = Date.now, color }: ReporterOption
     const current = phase!
     const at = now()
     // A phase that resumes begins with work already done, which says nothing about the pace.
-    if (current.recent.length === 1 && event.done > 1) current.recent = []
+    if (current.done === 0 && event.done > 1) current.recent = []
     current.recent.push({ at, done: event.done })
     if (current.recent.length > recentEvents) current.recent.shift()
     current.done = event.done
