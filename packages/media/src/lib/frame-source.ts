@@ -1,4 +1,18 @@
-/** Raw RGB frames pulled one by one: `data` is height × width × 3 bytes, rows from the top. */
+import { PassThrough } from 'node:stream'
+import type { RunContext } from '@kinora/stage'
+import { mediaErrors } from './errors.ts'
+import { checkFfmpeg, lastWords, newCommand, startFfmpeg } from './ffmpeg.ts'
+import {
+  countResampled,
+  microseconds,
+  resampleFilters,
+  stamp,
+  timeTolerance,
+} from './frame-times.ts'
+import { pictureFilters, pictureSize, type PictureOptions } from './picture-filters.ts'
+import { probe, type MediaProbe } from './probe.ts'
+
+/** Raw frames pulled one by one: `data` is height × width × 3 bytes (1 for `gray`), rows from the top. */
 export interface VideoFrame {
   /** 0 for the first frame of the stream. */
   index: number
@@ -7,4 +21,188 @@ export interface VideoFrame {
   width: number
   height: number
   data: Uint8Array
+}
+
+/** Bytes of a frame: `yuv420p` is the three planes one after another, chroma sides rounded up. */
+export type FrameFormat = 'rgb24' | 'gray' | 'yuv420p'
+
+export interface ReadFramesOptions extends PictureOptions {
+  /** First moment read, in seconds from the first frame of the file; the first frame given is the first one at or after it. Default: 0. */
+  start?: number | undefined
+  /** End of the range, exclusive, in seconds. Default: the end of the file. */
+  end?: number | undefined
+  /**
+   * Resample by time stamps: one frame for each moment `start + k / fps` before the end, the nearest one by time inside the
+   * range (of two equally near, the earlier). Default: every frame with its own time.
+   */
+  fps?: number | undefined
+  /** Default: `rgb24`. */
+  format?: FrameFormat | undefined
+  /** Facts of the file where they are known already; saves reading them again. */
+  probe?: MediaProbe | undefined
+  /** Threads of the decoder. Default: ffmpeg's choice. */
+  threads?: number | undefined
+  /**
+   * Skips the deblocking filter of H.264 and HEVC: a quarter less time. The picture drifts by a level or two until the next
+   * key frame, which shrunken frames that are only measured do not show. Default: false.
+   */
+  draft?: boolean | undefined
+}
+
+/**
+ * Frames of a video, decoded by the system's ffmpeg as they are pulled: upright, with square pixels, deinterlaced, HDR brought
+ * to SDR. At most a few frames are in memory; leaving the loop or aborting ends ffmpeg.
+ *
+ * Throws what `probe` throws, `MEDIA_BAD_RANGE`, `MEDIA_NO_FRAMES`, `MEDIA_NO_TONE_MAP`, `MEDIA_DECODE_FAILED`. A file that
+ * breaks off gives the frames that decode.
+ */
+export async function* readFrames(
+  file: string,
+  options: ReadFramesOptions = {},
+  context: RunContext = {},
+): AsyncGenerator<VideoFrame, void, undefined> {
+  const { signal } = context
+  const ffmpeg = await checkFfmpeg()
+  const source = options.probe ?? (await probe(file, context))
+  const { start = 0, end = Infinity, fps, format = 'rgb24', threads, draft = false } = options
+  if (!(start >= 0) || !(end > start)) throw mediaErrors.BAD_RANGE(`from ${start} s to ${end} s`)
+  if (fps !== undefined && !(fps > 0 && fps <= 1000)) throw mediaErrors.BAD_RANGE(`${fps} fps`)
+  const size = pictureSize(source, options)
+  const bytes = frameBytes(size, format)
+
+  const timing =
+    fps === undefined
+      ? [
+          `trim=start=${stamp(source.startTime + start - timeTolerance)}${
+            end === Infinity ? '' : `:end=${stamp(source.startTime + end - timeTolerance)}`
+          }`,
+          ...microseconds,
+          'showinfo=checksum=0',
+        ]
+      : resampleFilters({
+          start: source.startTime + start,
+          end: source.startTime + Math.min(end, source.duration + timeTolerance),
+          fps,
+          count: countResampled(Math.min(end, source.duration) - start, fps),
+        })
+  const filters = [...timing, ...pictureFilters(source, options, size, format, ffmpeg)]
+
+  // showinfo writes a frame's time before ffmpeg writes its bytes, so the times are never far behind.
+  const times: number[] = []
+  let arrived: (() => void) | undefined
+  const output = new PassThrough({
+    readableHighWaterMark: Math.max(bytes, 1 << 16),
+    writableHighWaterMark: Math.max(bytes, 1 << 16),
+    // fluent-ffmpeg kills ffmpeg 20 ms after its output closes, before the exit code is known.
+    emitClose: false,
+  })
+  const command = newCommand(`file:${file}`)
+    .inputOptions(decodeOptions(source, start, { threads, draft }))
+    .noAudio()
+    .videoFilters(filters)
+    .outputOptions([
+      '-map 0:V:0',
+      '-sn',
+      '-dn',
+      '-fps_mode passthrough',
+      '-c:v rawvideo',
+      '-f rawvideo',
+    ])
+    .output(output)
+  const run = startFfmpeg(command, signal, (line) => {
+    if (!line.startsWith('[Parsed_showinfo')) return false
+    const pts = / n: *\d+ pts: *(-?\d+)/.exec(line)?.[1]
+    if (pts !== undefined) {
+      times.push(Number(pts) / 1e6 - source.startTime)
+      arrived?.()
+    }
+    return true
+  })
+  // A start that fails never touches the output: wake the reader below.
+  run.ended.catch((error: Error) => output.destroy(error))
+  const timeOf = async (): Promise<number> => {
+    if (times.length === 0) {
+      await Promise.race([
+        new Promise<void>((resolve) => (arrived = resolve)),
+        run.ended.then(() => new Promise((resolve) => setImmediate(resolve))),
+      ])
+    }
+    const time = times.shift()
+    if (time === undefined)
+      throw mediaErrors.DECODE_FAILED(file, 'it gave a frame without a time stamp')
+    return time
+  }
+
+  let index = 0
+  try {
+    let data = new Uint8Array(bytes)
+    let filled = 0
+    for await (const chunk of output as AsyncIterable<Uint8Array>) {
+      signal?.throwIfAborted()
+      let used = 0
+      while (used < chunk.length) {
+        const take = Math.min(chunk.length - used, bytes - filled)
+        data.set(chunk.subarray(used, used + take), filled)
+        used += take
+        filled += take
+        if (filled < bytes) break
+        const time = fps === undefined ? await timeOf() : start + index / fps
+        yield { index, time, ...size, data }
+        index++
+        data = new Uint8Array(bytes)
+        filled = 0
+      }
+    }
+    const { code, stderr } = await run.ended
+    signal?.throwIfAborted()
+    if (index === 0) {
+      if (code !== 0) throw mediaErrors.DECODE_FAILED(file, lastWords(stderr))
+      throw mediaErrors.NO_FRAMES(file, start > 0 || end < Infinity ? ` from ${start} s on` : '')
+    }
+    if (code !== 0) throw mediaErrors.DECODE_FAILED(file, lastWords(stderr))
+  } catch (error) {
+    signal?.throwIfAborted()
+    throw error
+  } finally {
+    run.kill()
+    output.destroy()
+  }
+}
+
+/**
+ * ffmpeg's input options for reading from `start` (seconds from the first frame): the file's own clock is kept, so that
+ * ranges are compared with it exactly, and ffmpeg jumps to a key frame well before.
+ */
+export function decodeOptions(
+  source: MediaProbe,
+  start: number,
+  { threads, draft = false }: { threads?: number | undefined; draft?: boolean } = {},
+): string[] {
+  const options = ['-copyts']
+  // Without an index a jump can land late (MPEG-TS and raw streams), and the first pictures after a key frame of an open
+  // group cannot be decoded: three seconds of run-up cover both for all but the longest groups.
+  const jump = source.startTime + start - 3
+  if (start > 3 && !/^(mpegts|h264|hevc|mpegvideo|m4v|avi)/.test(source.container))
+    options.push('-ss', stamp(jump))
+  if (threads !== undefined) options.push('-threads', String(threads))
+  if (draft && (source.codec === 'h264' || source.codec === 'hevc'))
+    options.push('-skip_loop_filter', 'all')
+  return options
+}
+
+/** Bytes of one frame. */
+export function frameBytes(
+  { width, height }: { width: number; height: number },
+  format: FrameFormat,
+): number {
+  switch (format) {
+    case 'rgb24':
+      return width * height * 3
+    case 'gray':
+      return width * height
+    case 'yuv420p':
+      return width * height + 2 * Math.ceil(width / 2) * Math.ceil(height / 2)
+    default:
+      return format satisfies never
+  }
 }

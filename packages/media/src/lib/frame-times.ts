@@ -1,0 +1,77 @@
+/** ffmpeg's filters that count time in microseconds, whatever the clock of the container. */
+export const microseconds = ['settb=1/1000000'] as const
+
+/** Half a millisecond: the rounding of the coarsest clock in use (Matroska's), below any gap between frames. */
+export const timeTolerance = 0.0005
+
+/**
+ * Which frame stands for each moment `start + k · speed / fps`: the nearest one by time. Of two equally near, the earlier, so
+ * that 24 → 16 fps reads 0, 1, 3, 4, 6. The counterpart of `resampleFilters`, for plans and tests.
+ *
+ * @param times rising times of the frames in seconds
+ * @param count how many moments
+ * @returns an index into `times` for each moment
+ */
+export function nearestFrames(
+  times: ArrayLike<number>,
+  { start, fps, speed = 1, count }: { start: number; fps: number; speed?: number; count: number },
+): Uint32Array {
+  const chosen = new Uint32Array(count)
+  let index = 0
+  for (let k = 0; k < count; k++) {
+    // In whole microseconds, as ffmpeg's filters compare them.
+    const moment = Math.round((start + (k * speed) / fps) * 1e6)
+    while (index + 1 < times.length && switchTime(times, index + 1) <= moment) index++
+    chosen[k] = index
+  }
+  return chosen
+}
+
+/** When frame `index` takes over from the one before it, in microseconds: just after the middle between them. */
+function switchTime(times: ArrayLike<number>, index: number): number {
+  const middle = Math.round((times[index - 1] ?? 0) * 1e6) + Math.round((times[index] ?? 0) * 1e6)
+  return Math.floor(middle / 2) + Math.round(timeTolerance * 1e6)
+}
+
+/** How many frames at `fps` a range of `duration` seconds holds: moments `k · speed / fps` before its end. */
+export function countResampled(duration: number, fps: number, speed = 1): number {
+  return Math.max(1, Math.ceil((duration - timeTolerance) * (fps / speed)))
+}
+
+/**
+ * ffmpeg's filters that cut `[start, end)` (seconds on the clock that reaches the filter) and resample it to `fps` by time
+ * stamps, never by counting frames. Gives exactly `count` frames.
+ *
+ * `fps=round=up` holds each frame until the next one's time, so every frame but the first is moved to the middle between
+ * itself and its predecessor: what it then holds at a moment is the frame nearest to that moment.
+ */
+export function resampleFilters({
+  start,
+  end,
+  fps,
+  speed = 1,
+  count,
+}: {
+  start: number
+  end: number
+  fps: number
+  speed?: number
+  count: number
+}): string[] {
+  const tie = Math.round(timeTolerance * 1e6)
+  return [
+    `trim=start=${stamp(start - timeTolerance)}:end=${stamp(end - timeTolerance)}`,
+    ...microseconds,
+    // The first frame stands for the start even where its stamp is a rounding away from it.
+    `setpts='if(eq(N,0),0,((PTS+PREV_INPTS)/2+${tie}-${stamp(start)}*1000000)/${speed})'`,
+    `fps=${fps}:start_time=0:round=up:eof_action=pass`,
+    // The last frame is passed on even where the input ends before its moment; moments after it hold it.
+    `tpad=stop_mode=clone:stop=${count}`,
+    `trim=end_frame=${count}`,
+  ]
+}
+
+/** Seconds as ffmpeg reads them: decimal, to the microsecond. */
+export function stamp(seconds: number): string {
+  return seconds.toFixed(6)
+}
