@@ -9,8 +9,8 @@ type Place = (path: Path, of?: 'key' | 'value') => Position
 export function checkTrainJob(
   job: TrainJob,
   raw: Record<string, unknown>,
-  report: Report,
   place: Place,
+  report: Report,
 ): void {
   const [process] = job.config.process
   const base: Path = ['config', 'process', 0]

@@ -96,8 +96,8 @@ describe('examples', () => {
     ).toEqual([
       ['CONFIG_NO_EFFECT', 'device', 8],
       ['CONFIG_SUBSTITUTED', 'optimizer', 34],
-      ['CONFIG_SUBSTITUTED', 'quantize', 47],
-      ['CONFIG_SUBSTITUTED', 'quantize_te', 49],
+      ['CONFIG_SUBSTITUTED', 'quantize', 48],
+      ['CONFIG_SUBSTITUTED', 'quantize_te', 50],
     ])
   })
 
@@ -258,11 +258,11 @@ describe('the dialect', () => {
         env: { A: 'a long value\\, longer than its name' },
       },
     )
-    expect(issue).toMatchObject({ line: 6, column: 21, path: 'config.process[0].trigger_word' })
+    expect(issue).toMatchObject({ line: 7, column: 7, path: 'config.process[0].trigger_word' })
     const [sameLine] = issuesOf(jobText({ process: 'kinora: {cache_dir: "${A}", bounday: 1}' }), {
       env: { A: 'x'.repeat(50) },
     })
-    expect(sameLine).toMatchObject({ line: 5, column: 35 })
+    expect(sameLine).toMatchObject({ line: 6, column: 35 })
   })
 
   it('follows anchors and merge keys', () => {
@@ -331,81 +331,81 @@ base: &set {folder_path: a, num_frames: 41}
 describe('bad input', () => {
   // parts, code, line, column, words of the message and the fix
   it.each<[Parameters<typeof jobText>[0], string, number, number, RegExp]>([
-    [{ train: 'stpes: 5' }, 'UNKNOWN_KEY', 11, 9, /"stpes" in train.*mean "steps"/],
+    [{ train: 'stpes: 5' }, 'UNKNOWN_KEY', 12, 9, /"stpes" in train.*mean "steps"/],
     [
       { train: 'learning_rate: 1e-4' },
       'UNKNOWN_KEY',
-      11,
+      12,
       9,
       /"learning_rate".*Known keys here: steps/,
     ],
-    [{ train: 'rank: 16' }, 'UNKNOWN_KEY', 11, 9, /belongs under network/],
+    [{ train: 'rank: 16' }, 'UNKNOWN_KEY', 12, 9, /belongs under network/],
     [{ config: 'naem: x' }, 'UNKNOWN_KEY', 4, 3, /"naem" in config.*"name"/],
     [{ top: 'confg: 1' }, 'UNKNOWN_KEY', 2, 1, /"confg" in the job.*"config"/],
     [
       { dataset: 'num_frame: 41' },
       'UNKNOWN_KEY',
-      7,
+      8,
       11,
       /"num_frame" in datasets\[0\].*"num_frames"/,
     ],
-    [{ train: 'optimizer_params: {weight_deacy: 1}' }, 'UNKNOWN_KEY', 11, 28, /weight_decay/],
-    [{ process: 'kinora:\n  bundary: 0.9' }, 'UNKNOWN_KEY', 6, 9, /boundary/],
-    [{ train: 'steps: many' }, 'BAD_VALUE', 11, 16, /"steps" cannot be "many".*a number/],
-    [{ train: 'steps: 1.5' }, 'BAD_VALUE', 11, 16, /whole number/],
-    [{ train: 'steps: 0' }, 'BAD_VALUE', 11, 16, /above 0/],
-    [{ train: 'steps: [1]' }, 'BAD_VALUE', 11, 9, /a number/],
-    [{ train: 'lr: -1e-4' }, 'BAD_VALUE', 11, 13, /above 0/],
-    [{ train: 'optimizer: adamw16bit' }, 'BAD_VALUE', 11, 20, /mean "adamw8bit"/],
-    [{ train: 'optimizer: automagic' }, 'REFUSED', 11, 20, /automagic.*prodigy/],
-    [{ train: 'optimizer: lion' }, 'NOT_YET', 11, 20, /not supported yet/],
-    [{ train: 'timestep_type: one_step' }, 'REFUSED', 11, 24, /bands/],
-    [{ train: 'noise_scheduler: ddpm' }, 'REFUSED', 11, 26, /flowmatch/],
-    [{ train: 'loss_type: wavelet' }, 'REFUSED', 11, 20, /video latents/],
-    [{ train: 'min_snr_gamma: 5' }, 'REFUSED', 11, 9, /DDPM/],
-    [{ train: 'noise_offset: 0.1' }, 'REFUSED', 11, 9, /video latents/],
-    [{ train: 'diff_output_preservation: true' }, 'NOT_YET', 11, 9, /not supported yet/],
-    [{ train: 'ema_config: {use_ema: true}' }, 'NOT_YET', 11, 22, /average/],
-    [{ train: 'train_text_encoder: true' }, 'BAD_VALUE', 11, 29, /false/],
+    [{ train: 'optimizer_params: {weight_deacy: 1}' }, 'UNKNOWN_KEY', 12, 28, /weight_decay/],
+    [{ process: 'kinora:\n  bundary: 0.9' }, 'UNKNOWN_KEY', 7, 9, /boundary/],
+    [{ train: 'steps: many' }, 'BAD_VALUE', 12, 16, /"steps" cannot be "many".*a number/],
+    [{ train: 'steps: 1.5' }, 'BAD_VALUE', 12, 16, /whole number/],
+    [{ train: 'steps: 0' }, 'BAD_VALUE', 12, 16, /above 0/],
+    [{ train: 'steps: [1]' }, 'BAD_VALUE', 12, 9, /a number/],
+    [{ train: 'lr: -1e-4' }, 'BAD_VALUE', 12, 13, /above 0/],
+    [{ train: 'optimizer: adamw16bit' }, 'BAD_VALUE', 12, 20, /mean "adamw8bit"/],
+    [{ train: 'optimizer: automagic' }, 'REFUSED', 12, 20, /automagic.*prodigy/],
+    [{ train: 'optimizer: lion' }, 'NOT_YET', 12, 20, /not supported yet/],
+    [{ train: 'timestep_type: one_step' }, 'REFUSED', 12, 24, /bands/],
+    [{ train: 'noise_scheduler: ddpm' }, 'REFUSED', 12, 26, /flowmatch/],
+    [{ train: 'loss_type: wavelet' }, 'REFUSED', 12, 20, /video latents/],
+    [{ train: 'min_snr_gamma: 5' }, 'REFUSED', 12, 9, /DDPM/],
+    [{ train: 'noise_offset: 0.1' }, 'REFUSED', 12, 9, /video latents/],
+    [{ train: 'diff_output_preservation: true' }, 'NOT_YET', 12, 9, /not supported yet/],
+    [{ train: 'ema_config: {use_ema: true}' }, 'NOT_YET', 12, 22, /average/],
+    [{ train: 'train_text_encoder: true' }, 'BAD_VALUE', 12, 29, /false/],
     [
       { train: 'gradient_accumulation: 2\ngradient_accumulation_steps: 2' },
       'CONFLICT',
-      12,
+      13,
       9,
       /exclude/,
     ],
     [
       { train: 'unload_text_encoder: true\ncache_text_embeddings: true' },
       'CONFLICT',
-      11,
+      12,
       9,
       /exclude/,
     ],
     [
       { model: 'model_kwargs: {train_high_noise: false, train_low_noise: false}' },
       'CONFLICT',
-      10,
+      11,
       9,
       /Neither expert/,
     ],
-    [{ model: 'qtype: int3' }, 'BAD_VALUE', 10, 16, /"qtype" cannot be "int3"/],
-    [{ model: 'lora_path: x.safetensors' }, 'REFUSED', 10, 9, /refuses/],
-    [{ dataset: 'control_path: c' }, 'REFUSED', 7, 11, /first frame/],
-    [{ dataset: 'type: video' }, 'BAD_VALUE', 7, 17, /image/],
-    [{ dataset: 'resolution: [512, big]' }, 'BAD_VALUE', 7, 11, /resolution/],
-    [{ dataset: 'caption_dropout_rate: 5' }, 'BAD_VALUE', 7, 33, /at most 1/],
+    [{ model: 'qtype: int3' }, 'BAD_VALUE', 11, 16, /"qtype" cannot be "int3"/],
+    [{ model: 'lora_path: x.safetensors' }, 'REFUSED', 11, 9, /refuses/],
+    [{ dataset: 'control_path: c' }, 'REFUSED', 8, 11, /first frame/],
+    [{ dataset: 'type: video' }, 'BAD_VALUE', 8, 17, /image/],
+    [{ dataset: 'resolution: [512, big]' }, 'BAD_VALUE', 8, 29, /resolution\[1\].*number/],
+    [{ dataset: 'caption_dropout_rate: 5' }, 'BAD_VALUE', 8, 33, /at most 1/],
     [{ dataset: 'is_reg: true' }, 'CONFLICT', 6, 7, /nothing to learn/],
-    [{ process: 'network: {type: lokr}' }, 'NOT_YET', 5, 23, /LoKr/],
-    [{ process: 'network: {type: locon}' }, 'REFUSED', 5, 23, /convolution/],
-    [{ process: 'save: {dtype: float8}' }, 'REFUSED', 5, 21, /8 bits/],
-    [{ process: 'logging: {use_wandb: true}' }, 'REFUSED', 5, 17, /no service/],
-    [{ process: 'sample: {prompts: [a boat --gr 5]}' }, 'BAD_VALUE', 5, 26, /--gr/],
-    [{ process: 'sample: {samples: [{ctrl_img: a.png}]}' }, 'MISSING_KEY', 5, 26, /lacks "prompt"/],
-    [{ process: 'kinora: {boundary: 875}' }, 'BAD_VALUE', 5, 26, /below 1/],
-    [{ process: 'kinora: {validation: {fraction: 0.1, folder: v}}' }, 'CONFLICT', 5, 29, /share/],
-    [{ train: 'lr: ${LR}' }, 'UNSET_VARIABLE', 11, 13, /LR.*environment/],
-    [{ train: 'lr: 1\nlr: 2' }, 'SYNTAX', 12, 9, /unique/],
-    [{ train: 'lr: [1' }, 'SYNTAX', 12, 1, /./],
+    [{ process: 'network: {type: lokr}' }, 'NOT_YET', 6, 23, /LoKr/],
+    [{ process: 'network: {type: locon}' }, 'REFUSED', 6, 23, /convolution/],
+    [{ process: 'save: {dtype: float8}' }, 'REFUSED', 6, 21, /8 bits/],
+    [{ process: 'logging: {use_wandb: true}' }, 'REFUSED', 6, 17, /no service/],
+    [{ process: 'sample: {prompts: [a boat --gr 5]}' }, 'BAD_VALUE', 6, 26, /--gr/],
+    [{ process: 'sample: {samples: [{ctrl_img: a.png}]}' }, 'MISSING_KEY', 6, 26, /lacks "prompt"/],
+    [{ process: 'kinora: {boundary: 875}' }, 'BAD_VALUE', 6, 26, /below 1/],
+    [{ process: 'kinora: {validation: {fraction: 0.1, folder: v}}' }, 'CONFLICT', 6, 29, /share/],
+    [{ train: 'lr: ${LR}' }, 'UNSET_VARIABLE', 12, 13, /LR.*environment/],
+    [{ train: 'lr: 1\nlr: 2' }, 'SYNTAX', 13, 9, /unique/],
+    [{ train: 'lr: [1' }, 'SYNTAX', 13, 1, /./],
   ])('%j is %s at %i:%i', (parts, code, line, column, words) => {
     const issues = issuesOf(jobText(parts))
     expect(issues).toHaveLength(1)
@@ -442,14 +442,14 @@ describe('bad input', () => {
     })
     const issues = issuesOf(text)
     expect(issues.map(({ line, code }) => [line, code.replace('CONFIG_', '')])).toEqual([
-      [5, 'UNKNOWN_KEY'],
-      [6, 'BAD_VALUE'],
-      [13, 'UNKNOWN_KEY'],
-      [14, 'BAD_VALUE'],
-      [15, 'REFUSED'],
+      [6, 'UNKNOWN_KEY'],
+      [7, 'BAD_VALUE'],
+      [14, 'UNKNOWN_KEY'],
+      [15, 'BAD_VALUE'],
+      [16, 'REFUSED'],
     ])
     expect(() => parse(text)).toThrow(
-      /job\.yaml:13:9: Unknown key "stpes" in train\. Did you mean "steps"\?/,
+      /job\.yaml:14:9: Unknown key "stpes" in train\. Did you mean "steps"\?/,
     )
   })
 
@@ -467,7 +467,7 @@ describe('key rules', () => {
       const lists = new Set(['datasets', 'samples'])
       const indexed = path.flatMap((key) => (lists.has(key) ? [key, 0] : [key]))
       expect(schemaAt(trainJobSchema, ['config', 'process', 0, ...indexed])).toBeDefined()
-      expect(rule.rule.reason).toMatch(/^[A-Z].*\.$/)
+      expect(rule.rule.reason).toMatch(/\w.*\.$/)
     },
   )
 

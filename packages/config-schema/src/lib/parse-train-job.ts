@@ -138,10 +138,14 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
       if (refusedPaths.has(formatPath(path))) continue
       if (issue.code === 'unrecognized_keys') {
         for (const key of issue.keys) reportUnknownKey([...path, key])
-      } else reportBadValue(issue)
+      } else reportBadValue(deepest(issue))
     }
   }
-  if (result.success) checkTrainJob(result.data, job, report, place)
+  if (result.success) {
+    checkTrainJob(result.data, job, place, (code, at, path, message, fix) => {
+      if (!refusedPaths.has(formatPath(path))) report(code, at, path, message, fix)
+    })
+  }
   if (issues.length > 0 || !result.success) throw fail()
 
   snapTrainJob(result.data, warn)
@@ -169,7 +173,7 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
   function reportBadValue(issue: z.core.$ZodIssue) {
     const path = issue.path
     const value = valueAt(job, path)
-    const key = formatPath(path.slice(-1)) || 'the file'
+    const key = formatPath(path.slice(typeof path.at(-1) === 'number' ? -2 : -1)) || 'the file'
     if (value === undefined && issue.code !== 'custom') {
       const expected = describeExpected(issue)
       report(
@@ -399,6 +403,17 @@ function repairBoolean(job: unknown, issue: z.core.$ZodIssue, repaired: Set<stri
   holder[key] = boolean
   repaired.add(id)
   return true
+}
+
+/** The complaint of a union's option that got furthest, in place of the union's own. */
+function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union') return issue
+  const inner = issue.errors
+    .flat()
+    .toSorted((p, q) => q.path.length - p.path.length)
+    .at(0)
+  if (inner === undefined || inner.path.length === 0) return issue
+  return deepest({ ...inner, path: [...issue.path, ...inner.path] })
 }
 
 function describeExpected(issue: z.core.$ZodIssue): string | undefined {
