@@ -65,6 +65,7 @@ export async function cutVideo(
       fps,
       speed,
       count: numFrames,
+      sourceFps: source.nominalFps,
     }),
     ...pictureFilters(
       source,

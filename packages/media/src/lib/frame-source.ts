@@ -84,6 +84,7 @@ export async function* readFrames(
           end: source.startTime + Math.min(end, source.duration + timeTolerance),
           fps,
           count: countResampled(Math.min(end, source.duration) - start, fps),
+          sourceFps: source.nominalFps,
         })
   const filters = [...timing, ...pictureFilters(source, options, size, format, ffmpeg)]
 

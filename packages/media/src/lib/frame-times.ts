@@ -51,21 +51,27 @@ export function resampleFilters({
   fps,
   speed = 1,
   count,
+  sourceFps,
 }: {
   start: number
   end: number
   fps: number
   speed?: number
   count: number
+  /** Nominal rate of the source: the spacing that ffmpeg gives frames repeated at its end. */
+  sourceFps: number
 }): string[] {
   const tie = Math.round(timeTolerance * 1e6)
+  // The fps filter forgets the last frame where the input ends within its moment: repeats carry the input two moments on.
+  const repeats = Math.min(1000, Math.ceil((2 * speed * sourceFps) / fps) + 1)
   return [
     `trim=start=${stamp(start - timeTolerance)}:end=${stamp(end - timeTolerance)}`,
+    `tpad=stop_mode=clone:stop=${repeats}`,
     ...microseconds,
     // The first frame stands for the start even where its stamp is a rounding away from it.
     `setpts='if(eq(N,0),0,((PTS+PREV_INPTS)/2+${tie}-${stamp(start)}*1000000)/${speed})'`,
-    `fps=${fps}:start_time=0:round=up:eof_action=pass`,
-    // The last frame is passed on even where the input ends before its moment; moments after it hold it.
+    `fps=${fps}:start_time=0:round=up`,
+    // Moments after the last frame hold it.
     `tpad=stop_mode=clone:stop=${count}`,
     `trim=end_frame=${count}`,
   ]
