@@ -1,0 +1,2 @@
+export { cpuKernelsErrors } from './lib/errors.ts'
+export { openDevice, type CpuDevice, type CpuDeviceOptions } from './lib/open-device.ts'
