@@ -1,0 +1,341 @@
+import type { Device, Ops, Tensor } from '@kinora/kernel-api'
+import { trainerErrors } from '../errors.ts'
+import { describeOps, type Call, type OutputGrad } from './rules.ts'
+
+// Reverse-mode differentiation by a tape (Wengert 1964): run each op now, remember what its gradient reads, and walk the list
+// backwards. Memory is the point of the details:
+//
+// - An op that no watched tensor reaches is run and forgotten.
+// - A remembered op holds one reference to what its gradient reads and drops it as soon as that gradient is done, so memory
+//   falls on the way back. For this the forward pass must have its own `device.scope`, which lets go of the rest.
+// - A gradient has one owner. Ops such as `add` and `reshape` hand on the storage of their output's gradient; sums go into
+//   existing storage only where nobody else looks at it.
+// - A checkpointed block is run without remembering. On the way back it is run again, with remembering, but for two things:
+//   kept attention results are taken from where they were put, and ops whose result no gradient reads (the last linear of a
+//   block) are not run at all.
+
+/** Where a walk back begins. `grad` has the tensor's shape and f32, or for a result of `ops.loss` a factor a batch item. */
+export interface Root {
+  tensor: Tensor
+  grad: OutputGrad
+}
+
+export interface TapeOptions {
+  /**
+   * Tensors whose gradients may be wanted. Given, ops they do not reach are not remembered; not given, every op is.
+   */
+  watch?: Iterable<Tensor> | undefined
+  /** False runs checkpointed blocks once, with everything remembered: faster, more memory. True unless given. */
+  checkpoint?: boolean | undefined
+}
+
+export interface Tape {
+  /** Runs ops on the device and remembers them. */
+  readonly ops: Ops
+  /**
+   * Gradients of Σ root · grad with respect to the `wanted` tensors, each in the dtype of its tensor (adapters: f32). A
+   * wanted tensor that the roots do not depend on is missing from the result. The tape owns the gradients: they live until
+   * `dispose`, or longer where the caller retains them. A tape goes back once.
+   */
+  backward(roots: readonly Root[], wanted: Iterable<Tensor>): Map<Tensor, Tensor>
+  /** Frees all that is still held: remembered values of a pass that was not gone back, and the gradients. */
+  dispose(): void
+}
+
+interface Node {
+  readonly call: Call
+  readonly outputs: readonly Tensor[]
+  /** What this node holds a reference to. */
+  readonly saved: readonly Tensor[]
+}
+
+interface Slot {
+  grad: OutputGrad
+  /** True where this slot holds a reference that it must drop. */
+  owned: boolean
+  /** True where nothing else reads the storage, so that a sum may go into it. */
+  exclusive: boolean
+}
+
+/** What the first run of a checkpointed block leaves for the second, one entry an op. */
+interface Step {
+  name: string
+  reads: readonly Tensor[]
+  saves: readonly Tensor[]
+  outputs: readonly Tensor[]
+  kept: readonly Tensor[] | undefined
+}
+
+/** How the second run of a checkpointed block goes: results that stand in for running an op, by op. */
+interface Replay {
+  names: readonly string[]
+  standIns: readonly (readonly Tensor[] | undefined)[]
+}
+
+const isTensor = (grad: OutputGrad): grad is Tensor => 'shape' in grad
+
+export function createTape(device: Device, options: TapeOptions = {}): Tape {
+  return new RecordingTape(device, options)
+}
+
+class RecordingTape implements Tape {
+  readonly ops: Ops
+  readonly #device: Device
+  readonly #checkpoints: boolean
+  /** Watched tensors and all that depend on them; undefined: everything. */
+  readonly #reached: Set<Tensor> | undefined
+  readonly #replay: Replay | undefined
+  #numCalls = 0
+  #nodes: Node[] = []
+  #isBack = false
+  readonly #slots = new Map<Tensor, Slot>()
+
+  constructor(device: Device, options: TapeOptions, replay?: Replay) {
+    this.#device = device
+    this.#checkpoints = options.checkpoint ?? true
+    this.#reached = options.watch ? new Set(options.watch) : undefined
+    this.#replay = replay
+    this.ops = describeOps(device, (call) => this.#perform(call), {
+      scope: (fn) => device.scope(fn),
+      checkpoint: (fn, inputs, { keep = [] } = {}) =>
+        this.#checkpoints && !replay
+          ? this.#checkpoint(fn, inputs, keep)
+          : device.scope(() => fn(this.ops, ...inputs)),
+    })
+  }
+
+  #perform(call: Call): readonly Tensor[] {
+    const index = this.#numCalls++
+    let outputs: readonly Tensor[] | undefined
+    if (this.#replay) {
+      const name = this.#replay.names[index]
+      if (name !== call.name) {
+        throw trainerErrors.CHECKPOINT_DIVERGED(index, name ?? 'nothing', call.name)
+      }
+      outputs = this.#replay.standIns[index]
+    }
+    outputs ??= call.run()
+    this.#remember(call, outputs)
+    return outputs
+  }
+
+  /** False where no watched tensor reaches the op, so that nothing was remembered. */
+  #remember(call: Call, outputs: readonly Tensor[]): boolean {
+    if (this.#isBack) throw trainerErrors.ALREADY_BACK()
+    if (this.#reached) {
+      if (!reads(call).some((tensor) => this.#reached!.has(tensor))) return false
+      for (const output of outputs) this.#reached.add(output)
+    }
+    const saved = call.saves(outputs)
+    for (const tensor of saved) this.#device.retain(tensor)
+    this.#nodes.push({ call, outputs, saved })
+    return true
+  }
+
+  #checkpoint(
+    fn: (ops: Ops, ...inputs: Tensor[]) => Tensor,
+    inputs: readonly Tensor[],
+    keep: readonly string[],
+  ): Tensor {
+    const device = this.#device
+    const steps: Step[] = []
+    const first: Ops = describeOps(
+      device,
+      (call) => {
+        const outputs = call.run()
+        const isKept = call.keepAs !== undefined && keep.includes(call.keepAs)
+        if (isKept) for (const output of outputs) device.retain(output)
+        steps.push({
+          name: call.name,
+          reads: reads(call),
+          saves: call.saves(outputs),
+          outputs,
+          kept: isKept ? outputs : undefined,
+        })
+        return outputs
+      },
+      {
+        scope: (inner) => device.scope(inner),
+        checkpoint: (inner, innerInputs) => device.scope(() => inner(first, ...innerInputs)),
+      },
+    )
+    const result = device.scope(() => fn(first, ...inputs))
+    const made = new Set(steps.flatMap((step) => step.outputs))
+    const kept = steps.flatMap((step) => step.kept ?? [])
+    const outside = [...new Set([...inputs, ...steps.flatMap((step) => step.reads)])].filter(
+      (tensor) => !made.has(tensor),
+    )
+    const passes: number[] = []
+    let again: RecordingTape | undefined
+    // A block that returns what it was given has nothing to go back through.
+    if (made.has(result)) {
+      this.#remember(
+        {
+          name: 'checkpoint',
+          inputs: outside,
+          constants: [],
+          run: () => [result],
+          saves: () => [...outside, ...kept],
+          grad: ([dout], needs) => {
+            const wanted = outside.filter((_, i) => needs[i])
+            const second = new RecordingTape(device, { watch: wanted }, planReplay(steps))
+            again = second
+            const output = device.scope(() => fn(second.ops, ...inputs))
+            const grads = second.backward([{ tensor: output, grad: dout! }], wanted)
+            return outside.map((tensor, i) => {
+              if (grads.has(tensor) && !second.#slots.get(tensor)!.exclusive) passes.push(i)
+              return grads.get(tensor)
+            })
+          },
+          passes,
+          taken: () => again?.dispose(),
+        },
+        [result],
+      )
+    }
+    // Keeping took a reference of its own; the node, if there is one, has another.
+    for (const tensor of kept) device.release(tensor)
+    return result
+  }
+
+  backward(roots: readonly Root[], wanted: Iterable<Tensor>): Map<Tensor, Tensor> {
+    const device = this.#device
+    if (this.#isBack) throw trainerErrors.ALREADY_BACK()
+    this.#isBack = true
+    const wantedSet = new Set(wanted)
+    const needed = new Set(wantedSet)
+    for (const tensor of wantedSet) {
+      if (this.#reached && !this.#reached.has(tensor)) {
+        throw trainerErrors.NOT_WATCHED(tensor.shape.join(', '))
+      }
+    }
+    for (const { call, outputs } of this.#nodes) {
+      if (reads(call).some((tensor) => needed.has(tensor))) {
+        for (const output of outputs) needed.add(output)
+      }
+    }
+
+    for (const { tensor, grad } of roots) this.#accumulate(tensor, grad, false)
+    while (this.#nodes.length > 0) {
+      const node = this.#nodes.pop()!
+      const { call, outputs } = node
+      const douts = outputs.map((output) => this.#slots.get(output)?.grad)
+      try {
+        const arrived = douts.some((dout) => dout !== undefined)
+        if (arrived && outputs.some((output) => needed.has(output))) {
+          this.#goBack(call, outputs, douts, needed, wantedSet)
+        }
+      } finally {
+        for (const output of outputs) if (!wantedSet.has(output)) this.#drop(output)
+        for (const tensor of node.saved) device.release(tensor)
+      }
+    }
+
+    const grads = new Map<Tensor, Tensor>()
+    for (const tensor of wantedSet) {
+      const slot = this.#slots.get(tensor)
+      if (slot && isTensor(slot.grad)) grads.set(tensor, slot.grad)
+    }
+    return grads
+  }
+
+  #goBack(
+    call: Call,
+    outputs: readonly Tensor[],
+    douts: readonly (OutputGrad | undefined)[],
+    needed: ReadonlySet<Tensor>,
+    wanted: ReadonlySet<Tensor>,
+  ): void {
+    const blocked = call.constants.find((tensor) => needed.has(tensor))
+    if (blocked) {
+      throw trainerErrors.NO_GRADIENT(
+        call.name,
+        `no gradient exists for its argument of shape [${blocked.shape.join(', ')}]`,
+      )
+    }
+    const needs = call.inputs.map((input) => needed.has(input))
+    this.#device.scope(() => {
+      let grads: readonly (Tensor | undefined)[]
+      try {
+        grads = call.grad(douts, needs, outputs)
+      } catch (error) {
+        call.taken?.()
+        throw error
+      }
+      const passed = (call.passes ?? []).filter((i) => needs[i])
+      const passesAlone =
+        passed.length === 1 &&
+        outputs.every((out) => (this.#slots.get(out)?.exclusive ?? true) && !wanted.has(out))
+      // Gradients handed on come last: a sum into their storage must not be seen by the others.
+      const order = call.inputs.map((_, i) => i).filter((i) => needs[i])
+      for (const i of [...order.filter((i) => !passed.includes(i)), ...passed]) {
+        const grad = grads[i]
+        if (grad) this.#accumulate(call.inputs[i]!, grad, passed.includes(i) ? passesAlone : true)
+      }
+      call.taken?.()
+    })
+  }
+
+  /** Adds a gradient to what has arrived for a tensor. `exclusive`: nobody else reads the storage of `grad`. */
+  #accumulate(tensor: Tensor, grad: OutputGrad, exclusive: boolean): void {
+    const device = this.#device
+    const slot = this.#slots.get(tensor)
+    if (!slot) {
+      if (isTensor(grad)) device.retain(grad)
+      this.#slots.set(tensor, { grad, owned: isTensor(grad), exclusive })
+      return
+    }
+    const before = slot.grad
+    if (!isTensor(before) || !isTensor(grad)) {
+      throw trainerErrors.NO_GRADIENT('loss', 'it was a root twice')
+    }
+    // Addition of two commutes to the last bit, so which of the two takes the sum does not show.
+    if (before.dtype === 'f32' && grad.dtype === 'f32' && slot.exclusive) {
+      device.ops.addInto(before, grad)
+      return
+    }
+    if (before.dtype === 'f32' && grad.dtype === 'f32' && exclusive) {
+      device.ops.addInto(grad, before)
+      slot.grad = device.retain(grad)
+    } else {
+      slot.grad = device.retain(device.ops.add(before, grad))
+    }
+    if (slot.owned) device.release(before)
+    slot.owned = true
+    slot.exclusive = true
+  }
+
+  #drop(tensor: Tensor): void {
+    const slot = this.#slots.get(tensor)
+    if (!slot) return
+    if (slot.owned && isTensor(slot.grad)) this.#device.release(slot.grad)
+    this.#slots.delete(tensor)
+  }
+
+  dispose(): void {
+    this.#isBack = true
+    for (const node of this.#nodes) for (const tensor of node.saved) this.#device.release(tensor)
+    this.#nodes = []
+    for (const tensor of this.#slots.keys()) this.#drop(tensor)
+  }
+}
+
+const reads = (call: Call): Tensor[] => [...call.inputs, ...call.constants]
+
+/**
+ * What the second run of a block need not do: an op is run again only if a gradient, or an op that is run again, reads its
+ * result.
+ */
+function planReplay(steps: readonly Step[]): Replay {
+  const read = new Set(steps.flatMap((step) => step.saves))
+  const standIns: (readonly Tensor[] | undefined)[] = steps.map(() => undefined)
+  for (let i = steps.length - 1; i >= 0; i--) {
+    const step = steps[i]!
+    if (step.kept) standIns[i] = step.kept
+    else if (step.outputs.some((output) => read.has(output))) {
+      for (const tensor of step.reads) read.add(tensor)
+    } else
+      standIns[i] = step.outputs.map(({ shape, dtype }) => ({ shape, dtype, handle: undefined }))
+  }
+  return { names: steps.map((step) => step.name), standIns }
+}
