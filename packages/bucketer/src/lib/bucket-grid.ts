@@ -156,7 +156,7 @@ export function placeFrame(
   const offset = (space: number, position: number) =>
     space >= 0
       ? Math.min(space, Math.floor(position * (space + (position === 0.5 ? 0 : 1))))
-      : -Math.floor(-space / 2)
+      : 0 - Math.floor(-space / 2)
   return {
     resize,
     crop: {

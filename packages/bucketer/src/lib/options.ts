@@ -1,4 +1,4 @@
-import { frameModes } from '@kinora/config-schema'
+import { frameModes, type FrameMode } from '@kinora/config-schema'
 import { z } from 'zod'
 
 /** Sizes by name: `area` is ours, `ai-toolkit` repeats that program's arithmetic. */
@@ -29,7 +29,7 @@ const sampling = {
   frameMode: z
     .enum(frameModes)
     .describe(
-      'real-time: one window at the true speed. uniform: the whole clip squeezed into the sample. head: a window from the start. slide: overlapping windows. chunk: windows one after another.',
+      'real-time: one window at the true speed. uniform: the whole clip squeezed into the sample. head: a window from the start. slide: overlapping windows. chunk: windows one after another. Not set: real-time, or uniform with the rule ai-toolkit.',
     ),
   windowStart: z
     .enum(['random', 'start', 'centre'])
@@ -122,7 +122,7 @@ export const planBucketsOptions = z.strictObject({
   sizes: sampling.sizes.optional(),
   numFrames: sampling.numFrames.default(81),
   autoNumFrames: sampling.autoNumFrames.default(false),
-  frameMode: sampling.frameMode.default('real-time'),
+  frameMode: sampling.frameMode.optional(),
   windowStart: sampling.windowStart.default('random'),
   slideStride: sampling.slideStride.optional(),
   shortClips: sampling.shortClips.default('snap'),
@@ -148,8 +148,9 @@ export type ResolvedOptions = z.output<typeof planBucketsOptions>
 /** What holds for one dataset once its own settings lie over the job's. */
 export type DatasetSettings = Omit<
   ResolvedOptions,
-  'source' | 'datasets' | 'out' | 'dryRun' | 'numFrames'
+  'source' | 'datasets' | 'out' | 'dryRun' | 'numFrames' | 'frameMode'
 > & {
+  frameMode: FrameMode
   /** Allowed lengths, each 4n+1, longest first. */
   numFrames: readonly number[]
   /** The lengths as they were written. */

@@ -80,6 +80,9 @@ function datasetSettings(
     Object.entries(own).filter(([, value]) => value !== undefined),
   ) as Partial<typeof defaults>
   const merged = { ...defaults, ...overrides }
+  // A dataset that names resolutions wants them, whatever sizes the job has.
+  if (own.resolutions && !own.sizes) delete merged.sizes
+  const frameMode = merged.frameMode ?? (job.rule === 'ai-toolkit' ? 'uniform' : 'real-time')
   const asked = [merged.numFrames].flat()
   for (const numFrames of asked) {
     if (merged.strict && snapNumFrames(numFrames) !== numFrames && !merged.autoNumFrames) {
@@ -91,11 +94,12 @@ function datasetSettings(
       throw bucketerErrors.SIZE_NOT_MULTIPLE(width, height, merged.divisor)
     }
   }
-  if (merged.rule === 'ai-toolkit' && ['slide', 'chunk'].includes(merged.frameMode)) {
-    throw bucketerErrors.MODE_NOT_IN_RULE(merged.frameMode)
+  if (merged.rule === 'ai-toolkit' && ['slide', 'chunk'].includes(frameMode)) {
+    throw bucketerErrors.MODE_NOT_IN_RULE(frameMode)
   }
   return {
     ...merged,
+    frameMode,
     askedNumFrames: asked,
     numFrames: [...new Set(asked.map(snapNumFrames))].toSorted((a, b) => b - a),
   }
