@@ -48,7 +48,12 @@ export async function chooseAdapter() {
     } else problems.push('lavapipe is not installed, and installing it takes root and apt-get')
     const problem = await unpackSwiftShader()
     const swiftShader = problem ? undefined : await probeSwiftShader()
-    if (swiftShader) return swiftShader
+    if (swiftShader) {
+      return {
+        ...swiftShader,
+        reason: `${swiftShader.reason} Better ones: ${problems.join('; ')}.`,
+      }
+    }
     problems.push(`SwiftShader: ${problem ?? 'unpacked, but Dawn does not open it'}`)
   }
 
@@ -104,7 +109,8 @@ async function installLavapipe() {
     const best = fitting.find(({ suite }) => !suite?.endsWith('-backports')) ?? fitting[0]
     if (!best) return `the distribution has no Mesa ${oldestLavapipe} or newer`
     return await apt.install(`Installing lavapipe ${best.version}`, [
-      `mesa-vulkan-drivers=${best.version}`,
+      // By suite, not version: what it depends on may have to come from there too.
+      best.suite ? `mesa-vulkan-drivers/${best.suite}` : `mesa-vulkan-drivers=${best.version}`,
       'libvulkan1',
     ])
   } finally {
