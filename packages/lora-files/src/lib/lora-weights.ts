@@ -19,7 +19,10 @@ export interface LoraWeights {
   metadata: Record<string, string>
 }
 
+/** The two experts of Wan 2.2: `high` noise is `transformer`, `low` noise is `transformer_2`. */
+export type Expert = 'high' | 'low'
+
 /** alpha / rank, or 1 where no alpha is given. */
-export function loraScale(module: LoraModule): number {
+export function loraScale(module: Pick<LoraModule, 'alpha' | 'rank'>): number {
   return module.alpha === undefined ? 1 : module.alpha / module.rank
 }
