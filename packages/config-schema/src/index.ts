@@ -1,3 +1,4 @@
+export { captionFile, captionTags, resolveCaption, shuffleTags } from './lib/caption.ts'
 export * from './lib/bucket-plan.ts'
 export * from './lib/dataset-manifest.ts'
 export { ConfigError, formatPosition, type ConfigIssue } from './lib/errors.ts'
