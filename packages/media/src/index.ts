@@ -16,7 +16,14 @@ export {
   type WriteWebpOptions,
   type X264Preset,
 } from './lib/write-video.ts'
-export { readImage, writeImage, type ReadImageOptions, type RgbImage } from './lib/image.ts'
+export {
+  encodeImage,
+  readImage,
+  writeImage,
+  type ImageFormat,
+  type ReadImageOptions,
+  type RgbImage,
+} from './lib/image.ts'
 export { replaceFile } from './lib/atomic-file.ts'
 export { checkFfmpeg, type FfmpegInfo } from './lib/ffmpeg.ts'
 export { mediaErrors } from './lib/errors.ts'

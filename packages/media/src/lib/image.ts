@@ -63,6 +63,22 @@ function asRgb(data: Uint8Array, channels: number): Uint8Array {
   return rgb
 }
 
+/** File formats of still pictures that can be made: `png` is lossless. */
+export type ImageFormat = 'png' | 'jpeg' | 'webp'
+
+/**
+ * The bytes of a picture file. `data` is RGB, or gray with one byte a pixel. Throws `MEDIA_FRAME_SIZE`.
+ *
+ * @param options.quality of jpeg and webp, 1 to 100; default 90
+ */
+export async function encodeImage(
+  image: RgbImage,
+  format: ImageFormat,
+  { quality = 90 }: { quality?: number | undefined } = {},
+): Promise<Uint8Array> {
+  return encode(image, format, quality, 'the picture')
+}
+
 /**
  * Writes a picture; the ending of the name says how: `.png` (lossless), `.jpg`/`.jpeg` or `.webp`. `data` is RGB, or gray with
  * one byte a pixel. A temporary name is renamed at the end. Throws `MEDIA_IMAGE_TYPE`, `MEDIA_FRAME_SIZE`,
@@ -72,33 +88,48 @@ function asRgb(data: Uint8Array, channels: number): Uint8Array {
  */
 export async function writeImage(
   file: string,
-  { width, height, data }: RgbImage,
+  image: RgbImage,
   { quality = 90 }: { quality?: number | undefined } = {},
 ): Promise<void> {
+  const format = imageFormats[extname(file).toLowerCase()]
+  if (!format) throw mediaErrors.IMAGE_TYPE(file)
+  const bytes = await encode(image, format, quality, file)
+  await replaceFile(file, (temporary) => writeFile(temporary, bytes))
+}
+
+const imageFormats: Readonly<Record<string, ImageFormat>> = {
+  '.png': 'png',
+  '.jpg': 'jpeg',
+  '.jpeg': 'jpeg',
+  '.webp': 'webp',
+}
+
+async function encode(
+  { width, height, data }: RgbImage,
+  format: ImageFormat,
+  quality: number,
+  name: string,
+): Promise<Uint8Array> {
   const channels = data.length === width * height ? 1 : 3
   if (data.length !== width * height * channels) {
     throw mediaErrors.FRAME_SIZE(
-      file,
+      name,
       0,
       `${data.length} bytes`,
       `${width}×${height}, so ${width * height * 3} bytes`,
     )
   }
   const image = sharp(data, { raw: { width, height, channels } })
-  switch (extname(file).toLowerCase()) {
-    case '.png':
-      image.png({ compressionLevel: 9 })
-      break
-    case '.jpg':
-    case '.jpeg':
-      image.jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' })
-      break
-    case '.webp':
-      image.webp({ quality })
-      break
+  switch (format) {
+    case 'png':
+      return image.png({ compressionLevel: 9 }).toBuffer()
+    case 'jpeg':
+      return image
+        .jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' })
+        .toBuffer()
+    case 'webp':
+      return image.webp({ quality }).toBuffer()
     default:
-      throw mediaErrors.IMAGE_TYPE(file)
+      return format satisfies never
   }
-  const bytes = await image.toBuffer()
-  await replaceFile(file, (temporary) => writeFile(temporary, bytes))
 }
