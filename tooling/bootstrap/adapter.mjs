@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { brotliDecompressSync } from 'node:zlib'
-import { canUseApt, openApt } from './apt.mjs'
+import { hasApt, isRoot, openApt } from './apt.mjs'
 import { fetchPackageFiles, readTar, writeFiles } from './npm-package.mjs'
 import { runQuietly } from './run-command.mjs'
 import { SetupError, startProgress } from './say.mjs'
@@ -40,7 +40,7 @@ export async function chooseAdapter() {
     if (installed) return installed
     const cached = await probeSwiftShader()
     if (cached) return cached
-    if (canUseApt()) {
+    if (hasApt() && isRoot()) {
       const problem = await installLavapipe()
       const lavapipe = problem ? undefined : await probeLavapipe('installed through apt-get')
       if (lavapipe) return lavapipe

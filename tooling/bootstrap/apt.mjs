@@ -16,8 +16,12 @@ import { join } from 'node:path'
 import { runQuietly } from './run-command.mjs'
 import { startProgress } from './say.mjs'
 
-export function canUseApt() {
-  return process.platform === 'linux' && process.getuid?.() === 0 && existsSync('/usr/bin/apt-get')
+export function hasApt() {
+  return process.platform === 'linux' && existsSync('/usr/bin/apt-get')
+}
+
+export function isRoot() {
+  return process.getuid?.() === 0
 }
 
 /** The release's name, such as `bookworm`; undefined where os-release has none. */
@@ -32,7 +36,8 @@ export function distributionCodename() {
 /**
  * Opens a private view of the package lists, fresh from the machine's own sources.
  *
- * @returns `versions(name)`, `install(title, specifiers)` → problem or undefined, and `close()`; or a problem
+ * @returns `versions(name)`, `install(title, specifiers)` and `unpack(title, specifiers, folder)` → problem or undefined, and
+ *   `close()`; or a problem
  */
 export async function openApt() {
   const folder = mkdtempSync(join(tmpdir(), 'kinora-apt-'))
@@ -48,6 +53,8 @@ export async function openApt() {
     ['Dir::Cache', join(folder, 'cache')],
     // Its own user may not enter this folder.
     ['APT::Sandbox::User', 'root'],
+    // The machine's own lock can be taken by root only, and is needed by installing only.
+    ['Debug::NoLocking', String(!isRoot())],
     ['DPkg::Lock::Timeout', '300'],
     ['Dpkg::Use-Pty', '0'],
     ['APT::Status-Fd', '3'],
@@ -88,6 +95,19 @@ export async function openApt() {
     },
     install: (title, specifiers) =>
       apt(title, ['install', '-y', '--no-install-recommends', ...specifiers]),
+    /** Downloads what is not installed and unpacks it into a folder of the user's: no root, no change to the machine. */
+    async unpack(title, specifiers, target) {
+      const download = ['install', '-y', '--no-install-recommends', '--download-only']
+      const failed = await apt(title, [...download, ...specifiers])
+      if (failed) return failed
+      const archives = join(folder, 'cache/archives')
+      mkdirSync(target, { recursive: true })
+      for (const name of readdirSync(archives).filter((entry) => entry.endsWith('.deb'))) {
+        const { code, stderr } = await runQuietly('dpkg-deb', ['-x', join(archives, name), target])
+        if (code !== 0) return `dpkg-deb: ${stderr.trim()}`
+      }
+      return undefined
+    },
   }
 }
 

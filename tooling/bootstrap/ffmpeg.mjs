@@ -1,54 +1,39 @@
-// ffmpeg and ffprobe: those on the PATH, else the distribution's, else builds that npm packages carry inside them.
+// ffmpeg and ffprobe: those on the PATH, else the distribution's: installed as root, else its packages unpacked under .kinora/.
+// No npm package carries a build that is new enough (5.1) and whole; those that do are from 2018 or lack filters.
 
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { canUseApt, openApt } from './apt.mjs'
-import { fetchPackageFiles, writeFiles } from './npm-package.mjs'
+import { hasApt, isRoot, openApt } from './apt.mjs'
 import { runQuietly } from './run-command.mjs'
-import { SetupError, startProgress } from './say.mjs'
+import { SetupError } from './say.mjs'
 import { stateFolder } from './state.mjs'
-
-const carriers = {
-  'linux-x64': ['4.1.0', '5.2.0'],
-  'linux-arm64': ['4.1.4', '5.2.0'],
-  'darwin-x64': ['4.1.0', '5.1.0'],
-  'darwin-arm64': ['4.1.5', '5.0.1'],
-}
 
 /** Where ffmpeg is (`folder` undefined: on the PATH) and why that one. */
 export async function findFfmpeg() {
   if (await works('ffmpeg', 'ffprobe')) return { reason: 'the one on the PATH.' }
   const folder = join(stateFolder, 'ffmpeg')
-  if (await works(join(folder, 'ffmpeg'), join(folder, 'ffprobe'))) {
-    return { folder, reason: 'the build in .kinora/ffmpeg, as none is on the PATH.' }
-  }
-  const problems = []
-  if (canUseApt()) {
+  const unpacked = { folder, reason: "the distribution's, unpacked into .kinora/ffmpeg." }
+  if (await works(join(folder, 'ffmpeg'), join(folder, 'ffprobe'))) return unpacked
+
+  let problem = 'this machine has no apt-get'
+  if (hasApt()) {
     const apt = await openApt()
     try {
-      const problem = apt.problem ?? (await apt.install('Installing ffmpeg', ['ffmpeg']))
-      if (!problem && (await works('ffmpeg', 'ffprobe'))) {
-        return { reason: "the distribution's, installed through apt-get." }
-      }
-      problems.push(`apt-get: ${problem ?? 'the installed ffmpeg does not run'}`)
+      problem =
+        apt.problem ??
+        (isRoot() ? await apt.install('Installing ffmpeg', ['ffmpeg']) : await unpack(apt, folder))
     } finally {
       apt.close()
     }
-  } else problems.push('apt-get cannot be used (not root, or no Debian)')
-
-  const platform = `${process.platform}-${process.arch}`
-  const versions = carriers[platform]
-  if (versions) {
-    const problem = await unpackCarried(platform, versions, folder)
-    if (!problem && (await works(join(folder, 'ffmpeg'), join(folder, 'ffprobe')))) {
-      return { folder, reason: 'a build from an npm package, unpacked into .kinora/ffmpeg.' }
+    if (!problem && isRoot() && (await works('ffmpeg', 'ffprobe'))) {
+      return { reason: "the distribution's, installed through apt-get." }
     }
-    problems.push(problem ?? 'the build from npm does not run')
-  } else problems.push(`no npm package carries one for ${platform}`)
+    if (!problem && (await works(join(folder, 'ffmpeg'), join(folder, 'ffprobe')))) return unpacked
+  }
   throw new SetupError(
     'SETUP_NO_FFMPEG',
-    `ffmpeg and ffprobe are needed and could not be set up: ${problems.join('; ')}.`,
-    'Install ffmpeg (with libx264) so that both commands are on the PATH, then run the same command again.',
+    `ffmpeg and ffprobe are needed and could not be set up: ${problem ?? 'what was installed does not run'}.`,
+    'Install ffmpeg 5.1 or newer (with libx264) so that both commands are on the PATH, then run the same command again.',
   )
 }
 
@@ -60,21 +45,24 @@ async function works(ffmpeg, ffprobe) {
   return true
 }
 
-async function unpackCarried(platform, [ffmpegVersion, ffprobeVersion], folder) {
-  const progress = startProgress('Fetching ffmpeg from npm')
-  let problem
-  for (const [name, version] of [
-    ['ffmpeg', ffmpegVersion],
-    ['ffprobe', ffprobeVersion],
-  ]) {
-    const fetched = await fetchPackageFiles(
-      `@${name}-installer/${platform}@${version}`,
-      (path) => path === `package/${name}`,
+/** Without root: the packages' files under .kinora/, and two scripts that point the loader at their libraries. */
+async function unpack(apt, folder) {
+  const problem = await apt.unpack('Fetching ffmpeg', ['ffmpeg'], folder)
+  if (problem) return problem
+  const paths = ['usr/lib', 'lib']
+    .map((libraries) => join(folder, libraries))
+    .filter((libraries) => existsSync(libraries))
+    .flatMap((libraries) => readdirSync(libraries).map((name) => join(libraries, name)))
+    .filter((path) => path.includes('-linux-'))
+    // Libraries that the distribution finds through links which only an installation makes.
+    .flatMap((path) => [path, ...['blas', 'lapack', 'pulseaudio'].map((part) => join(path, part))])
+    .filter((path) => existsSync(path))
+  for (const name of ['ffmpeg', 'ffprobe']) {
+    writeFileSync(
+      join(folder, name),
+      `#!/bin/sh\nLD_LIBRARY_PATH='${paths.join(':')}' exec '${join(folder, 'usr/bin', name)}' "$@"\n`,
+      { mode: 0o755 },
     )
-    problem ??= fetched.problem
-    if (fetched.files) writeFiles(folder, [[name, fetched.files.get(`package/${name}`)]], 0o755)
-    progress.set(name === 'ffmpeg' ? 0.5 : 1)
   }
-  progress.end(problem !== undefined)
-  return problem
+  return undefined
 }
