@@ -1,0 +1,206 @@
+import type { Adapter, Ops, Tensor } from '@kinora/kernel-api'
+import type { Linear, WeightLoader } from '../checkpoint/weight-loader.ts'
+
+// Axes: B batch, N tokens, L text rows, C channels of the model, H heads, D head channels, F channels of the feed-forward.
+
+export interface AttentionWeights {
+  readonly q: Linear
+  readonly k: Linear
+  readonly v: Linear
+  readonly out: Linear
+  readonly normQ: Tensor
+  readonly normK: Tensor
+}
+
+export interface BlockWeights {
+  /** [6, C]: shift, scale, gate of self-attention, then of the feed-forward. */
+  readonly modulation: Tensor
+  readonly selfAttention: AttentionWeights
+  readonly crossNorm: { readonly weight: Tensor; readonly bias: Tensor }
+  readonly crossAttention: AttentionWeights
+  readonly ffnIn: Linear
+  readonly ffnOut: Linear
+}
+
+/** What all blocks of a network share. */
+export interface BlockSettings {
+  readonly numHeads: number
+  readonly eps: number
+  readonly compute: 'f32' | 'f16'
+  readonly adapters: ReadonlyMap<string, readonly Adapter[]> | undefined
+}
+
+/** The ten linears of a block that a LoRA may join, by their path within it, in the order of the equations. */
+export const blockLinears = [
+  'attn1.to_q',
+  'attn1.to_k',
+  'attn1.to_v',
+  'attn1.to_out.0',
+  'attn2.to_q',
+  'attn2.to_k',
+  'attn2.to_v',
+  'attn2.to_out.0',
+  'ffn.net.0.proj',
+  'ffn.net.2',
+] as const
+
+/**
+ * One block of the transformer:
+ *
+ *     x ← x + gate₁ · selfAttention(LN(x) · (1 + scale₁) + shift₁)
+ *     x ← x + crossAttention(LN(x) · w + b, context)
+ *     x ← x + gate₂ · ffn(LN(x) · (1 + scale₂) + shift₂)
+ *
+ * @param x_BNC the residual stream, f32
+ * @param context_BLC projected text, in the compute dtype
+ * @param time_B6C projected time embedding, f32
+ * @param cos_ND cosines and sines of the rotary embedding [N, D/2], f32
+ */
+export function transformerBlock(
+  ops: Ops,
+  x_BNC: Tensor,
+  context_BLC: Tensor,
+  time_B6C: Tensor,
+  cos_ND: Tensor,
+  sin_ND: Tensor,
+  weights: BlockWeights,
+  settings: BlockSettings,
+): Tensor {
+  const { eps, compute } = settings
+  const m_B6C = ops.add(time_B6C, weights.modulation)
+  const [shift1, scale1, gate1, shift2, scale2, gate2] = [0, 1, 2, 3, 4, 5].map((row) =>
+    modulationRow(ops, m_B6C, row),
+  ) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+  const modulated = (x: Tensor, scale_BC: Tensor, shift_BC: Tensor) =>
+    ops.layerNorm(x, {
+      eps,
+      weight: ops.affine(scale_BC, { offset: 1 }),
+      bias: shift_BC,
+      dtype: compute,
+    })
+
+  let x = x_BNC
+  x = ops.gatedAdd(
+    x,
+    selfAttention(
+      ops,
+      modulated(x, scale1, shift1),
+      cos_ND,
+      sin_ND,
+      weights.selfAttention,
+      settings,
+    ),
+    gate1,
+  )
+  x = ops.gatedAdd(
+    x,
+    crossAttention(
+      ops,
+      ops.layerNorm(x, { eps, ...weights.crossNorm, dtype: compute }),
+      context_BLC,
+      weights.crossAttention,
+      settings,
+    ),
+  )
+  return ops.gatedAdd(x, feedForward(ops, modulated(x, scale2, shift2), weights, settings), gate2)
+}
+
+/** q and k are normalised over all heads at once, then rotated. */
+function selfAttention(
+  ops: Ops,
+  y_BNC: Tensor,
+  cos_ND: Tensor,
+  sin_ND: Tensor,
+  w: AttentionWeights,
+  settings: BlockSettings,
+): Tensor {
+  const { eps, numHeads } = settings
+  const q_BNHD = heads(
+    ops,
+    ops.rmsNorm(adapted(ops, y_BNC, w.q, settings), w.normQ, { eps }),
+    numHeads,
+  )
+  const k_BNHD = heads(
+    ops,
+    ops.rmsNorm(adapted(ops, y_BNC, w.k, settings), w.normK, { eps }),
+    numHeads,
+  )
+  const v_BNHD = heads(ops, adapted(ops, y_BNC, w.v, settings), numHeads)
+  const { out: o_BNHD } = ops.attention(
+    ops.rope(q_BNHD, cos_ND, sin_ND),
+    ops.rope(k_BNHD, cos_ND, sin_ND),
+    v_BNHD,
+    { name: 'attn1' },
+  )
+  return adapted(ops, ops.reshape(o_BNHD, y_BNC.shape), w.out, settings)
+}
+
+/** No mask: the padded rows of the text take part, as they did in the model's training. */
+function crossAttention(
+  ops: Ops,
+  y_BNC: Tensor,
+  context_BLC: Tensor,
+  w: AttentionWeights,
+  settings: BlockSettings,
+): Tensor {
+  const { eps, numHeads } = settings
+  const q_BNHD = heads(
+    ops,
+    ops.rmsNorm(adapted(ops, y_BNC, w.q, settings), w.normQ, { eps }),
+    numHeads,
+  )
+  const k_BLHD = heads(
+    ops,
+    ops.rmsNorm(adapted(ops, context_BLC, w.k, settings), w.normK, { eps }),
+    numHeads,
+  )
+  const v_BLHD = heads(ops, adapted(ops, context_BLC, w.v, settings), numHeads)
+  const { out: o_BNHD } = ops.attention(q_BNHD, k_BLHD, v_BLHD, { name: 'attn2' })
+  return adapted(ops, ops.reshape(o_BNHD, y_BNC.shape), w.out, settings)
+}
+
+function feedForward(ops: Ops, y_BNC: Tensor, w: BlockWeights, settings: BlockSettings): Tensor {
+  const h_BNF = ops.gelu(adapted(ops, y_BNC, w.ffnIn, settings))
+  return adapted(ops, h_BNF, w.ffnOut, settings)
+}
+
+/** A linear with the adapters that join it. */
+function adapted(ops: Ops, x: Tensor, linear: Linear, { adapters }: BlockSettings): Tensor {
+  return ops.linear(x, linear.weight, { bias: linear.bias, adapters: adapters?.get(linear.name) })
+}
+
+function heads(ops: Ops, x_BNC: Tensor, numHeads: number): Tensor {
+  const [b, n, c] = x_BNC.shape as [number, number, number]
+  return ops.reshape(x_BNC, [b, n, numHeads, c / numHeads])
+}
+
+function modulationRow(ops: Ops, m_BRC: Tensor, row: number): Tensor {
+  const [b, , c] = m_BRC.shape as [number, number, number]
+  return ops.reshape(ops.slice(m_BRC, 1, row, row + 1), [b, c])
+}
+
+export async function loadBlock(
+  loader: WeightLoader,
+  prefix: string,
+  compute: 'f32' | 'f16',
+): Promise<BlockWeights> {
+  const attention = async (name: string): Promise<AttentionWeights> => ({
+    q: await loader.linear(`${prefix}.${name}.to_q`, compute),
+    k: await loader.linear(`${prefix}.${name}.to_k`, compute),
+    v: await loader.linear(`${prefix}.${name}.to_v`, compute),
+    out: await loader.linear(`${prefix}.${name}.to_out.0`, compute),
+    normQ: await loader.vector(`${prefix}.${name}.norm_q.weight`),
+    normK: await loader.vector(`${prefix}.${name}.norm_k.weight`),
+  })
+  return {
+    modulation: await loader.vector(`${prefix}.scale_shift_table`),
+    selfAttention: await attention('attn1'),
+    crossNorm: {
+      weight: await loader.vector(`${prefix}.norm2.weight`),
+      bias: await loader.vector(`${prefix}.norm2.bias`),
+    },
+    crossAttention: await attention('attn2'),
+    ffnIn: await loader.linear(`${prefix}.ffn.net.0.proj`, compute),
+    ffnOut: await loader.linear(`${prefix}.ffn.net.2`, compute),
+  }
+}
