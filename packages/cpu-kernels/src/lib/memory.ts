@@ -14,7 +14,7 @@ import { cpuKernelsErrors } from './errors.ts'
 // each `retain`. At none it is freed. Tensors that `reshape` made share a storage, which goes back to the pool when the last
 // of them is freed. Using a freed tensor throws: this device is the strict one, where lifetime bugs are found.
 
-/** Float tensors of any dtype hold plain numbers: f16 and bf16 as f32, already rounded. */
+/** Float tensors of any dtype hold plain numbers: f16 and bf16 are already rounded. */
 export type FloatArray = Float32Array | Float64Array
 export type StorageArray = FloatArray | Int32Array | Uint32Array
 
@@ -94,10 +94,11 @@ export class Memory {
     return array
   }
 
-  /** Rounds what an op has written to the tensor's dtype; f64 devices keep every digit. */
+  /** Rounds what an op has written to the tensor's dtype. */
   finish(tensor: Tensor): Tensor {
     const { array } = tensor.handle as Storage
-    if (array instanceof Float32Array) roundTo(array, tensor.dtype)
+    if (tensor.dtype === 'f16') (array as FloatArray).set(f32FromF16(f16FromF32(array)))
+    if (tensor.dtype === 'bf16') (array as FloatArray).set(f32FromBf16(bf16FromF32(array)))
     return tensor
   }
 
@@ -227,10 +228,4 @@ function isPlainObject(value: unknown): value is object {
   if (typeof value !== 'object' || value === null) return false
   const prototype: unknown = Object.getPrototypeOf(value)
   return prototype === Object.prototype || prototype === null
-}
-
-/** Rounds to the numbers that a dtype has, in place. */
-export function roundTo(values: Float32Array, dtype: DType): void {
-  if (dtype === 'f16') values.set(f32FromF16(f16FromF32(values)))
-  else if (dtype === 'bf16') values.set(f32FromBf16(bf16FromF32(values)))
 }

@@ -17,8 +17,8 @@ import { describe, Memory } from './memory.ts'
 
 export interface CpuDeviceOptions extends OpenDeviceOptions {
   /**
-   * How float tensors are held. `f32` (default): rounded to their dtype. `f64`: every float tensor, whatever its dtype, keeps
-   * f64 and is never rounded, for finite differences and references.
+   * How f32 tensors are held: `f32` (default), or as `f64`, never rounded, for finite differences and references. Those of
+   * f16 and bf16 hold numbers of their dtype either way.
    */
   precision?: 'f32' | 'f64' | undefined
 }

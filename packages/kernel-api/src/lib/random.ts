@@ -23,8 +23,8 @@ function mulHiLo(a: number, b: number, out: Uint32Array): void {
 const product0 = new Uint32Array(2)
 const product1 = new Uint32Array(2)
 
-/** Ten Philox rounds on the counter in `c`, in place. */
-function philox(c: Uint32Array, key0: number, key1: number): void {
+/** Ten Philox rounds on the counter in `c`, in place. Exported for its known-answer test. */
+export function philox4x32(c: Uint32Array, key0: number, key1: number): void {
   let k0 = key0 >>> 0
   let k1 = key1 >>> 0
   for (let round = 0; round < 10; round++) {
@@ -48,7 +48,7 @@ function* words(seed: number, stream: number, firstBlock: number): Generator<Uin
     c[1] = Math.floor(block / 2 ** 32)
     c[2] = stream >>> 0
     c[3] = Math.floor(stream / 2 ** 32)
-    philox(c, seed >>> 0, Math.floor(seed / 2 ** 32))
+    philox4x32(c, seed >>> 0, Math.floor(seed / 2 ** 32))
     yield c
   }
 }
