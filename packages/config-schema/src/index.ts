@@ -1,7 +1,24 @@
 export { captionFile, captionTags, resolveCaption, shuffleTags } from './lib/caption.ts'
 export * from './lib/bucket-plan.ts'
 export * from './lib/dataset-manifest.ts'
+export {
+  formatBucketPlan,
+  formatManifest,
+  formatManifestRecord,
+  readBucketPlan,
+  readManifest,
+  type ReadTextOptions,
+} from './lib/dataset-files.ts'
 export { ConfigError, formatPosition, type ConfigIssue } from './lib/errors.ts'
+export {
+  bucketPlanJsonSchema,
+  jsonSchemas,
+  loraMetadataJsonSchema,
+  manifestRecordJsonSchema,
+  trainJobJsonSchema,
+  type JsonSchema,
+} from './lib/json-schema.ts'
+export { loraMetadataSchema, type LoraMetadata } from './lib/lora-metadata.ts'
 export {
   parseTrainJob,
   type ConfigWarning,
@@ -9,11 +26,13 @@ export {
   type ParseTrainJobOptions,
 } from './lib/parse-train-job.ts'
 export {
+  goals,
   lossTypes,
   lrSchedulers,
   optimizers,
   timestepTypes,
   trainJobSchema,
+  type Goal,
   type TrainDataset,
   type TrainDtype,
   type TrainJob,

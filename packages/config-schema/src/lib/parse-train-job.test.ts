@@ -144,7 +144,12 @@ describe('the dialect', () => {
       betas: [0.9, 0.999],
       eps: 1e-6,
     })
-    expect(process.network).toMatchObject({ type: 'lora', linear: 4, split_multistage_loras: true })
+    expect(process.network).toMatchObject({
+      type: 'lora',
+      linear: 4,
+      linear_alpha: 4,
+      split_multistage_loras: true,
+    })
     expect(process.save).toMatchObject({
       dtype: 'fp16',
       save_every: 1000,

@@ -1,20 +1,14 @@
-import {
-  isAlias,
-  isMap,
-  isPair,
-  isScalar,
-  isSeq,
-  parseDocument,
-  type Document,
-  type Node,
-} from 'yaml'
+import { parseDocument } from 'yaml'
+import { nearestWord } from '@kinora/stage'
 import type { z } from 'zod'
 import { checkTrainJob, snapTrainJob } from './check-train-job.ts'
 import { ConfigError, type ConfigIssue } from './errors.ts'
+import { deepest, describeExpected, formatPath, sentence, show } from './issue-text.ts'
 import { keyRules, otherArchitectures, type KeyRule } from './key-policy.ts'
+import { locateNode } from './locate-node.ts'
 import { schemaAt, schemaKeys } from './schema-walk.ts'
 import { prepareSource, type Position } from './source-text.ts'
-import { suggest } from './suggest.ts'
+
 import { trainJobSchema, type TrainJob } from './train-job-schema.ts'
 
 /** Something in a job file that has no effect, or another one than it says; the job still runs. */
@@ -86,7 +80,7 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
   if (issues.length > 0) throw fail()
 
   const place = (path: Path, of: 'key' | 'value' = 'value'): Position =>
-    source.position(locate(document, path, of))
+    source.position(locateNode(document, path, of))
   const warn = (code: string, path: Path, of: 'key' | 'value', message: string) => {
     warnings.push({
       code: `CONFIG_${code}`,
@@ -156,7 +150,7 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
     const section = path.slice(0, -1)
     const key = String(path.at(-1))
     const known = schemaKeys(schemaAt(trainJobSchema, section)) ?? []
-    const near = suggest(key, known)
+    const near = nearestWord(key, known)
     const elsewhere = near === undefined ? sectionsWith(key) : []
     let fix = `Known keys here: ${known.join(', ')}.`
     if (near !== undefined) fix = `Did you mean "${near}"?`
@@ -209,7 +203,8 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
       return
     }
     if (issue.code === 'invalid_value') {
-      const near = typeof value === 'string' ? suggest(value, issue.values.map(String)) : undefined
+      const near =
+        typeof value === 'string' ? nearestWord(value, issue.values.map(String)) : undefined
       const fix =
         near === undefined
           ? `Possible: ${issue.values.map(String).join(', ')}.`
@@ -405,49 +400,6 @@ function repairBoolean(job: unknown, issue: z.core.$ZodIssue, repaired: Set<stri
   return true
 }
 
-/** The complaint of a union's option that got furthest, in place of the union's own. */
-function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
-  if (issue.code !== 'invalid_union') return issue
-  const inner = issue.errors
-    .flat()
-    .toSorted((p, q) => q.path.length - p.path.length)
-    .at(0)
-  if (inner === undefined || inner.path.length === 0) return issue
-  return deepest({ ...inner, path: [...issue.path, ...inner.path] })
-}
-
-function describeExpected(issue: z.core.$ZodIssue): string | undefined {
-  switch (issue.code) {
-    case 'invalid_type':
-      return (
-        {
-          int: 'a whole number',
-          number: 'a number',
-          boolean: 'true or false',
-          string: 'a text',
-          object: 'a mapping',
-          record: 'a mapping',
-          array: 'a list',
-        }[issue.expected as string] ?? issue.expected
-      )
-    case 'too_small':
-      if (issue.origin === 'string') return 'a text that is not empty'
-      if (issue.origin === 'array') return `a list of at least ${issue.minimum}`
-      return `a number ${issue.inclusive ? 'of at least' : 'above'} ${issue.minimum}`
-    case 'too_big':
-      if (issue.origin === 'array') return `a list of at most ${issue.maximum}`
-      return `a number ${issue.inclusive ? 'of at most' : 'below'} ${issue.maximum}`
-    case 'invalid_value':
-      return issue.values.map(String).join(', ')
-    case 'invalid_union': {
-      const options = issue.errors.flatMap((errors) => errors.slice(0, 1)).map(describeExpected)
-      return options.every((option) => option !== undefined) ? options.join(' or ') : undefined
-    }
-    default:
-      return undefined
-  }
-}
-
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
@@ -462,64 +414,10 @@ function valueAt(value: unknown, path: Path): unknown {
   )
 }
 
-// --- text ---
-
-function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value)
-  return text.length > 60 ? `${text.slice(0, 57)}…` : text
-}
-
-function sentence(text: string): string {
-  const first = text.split('\n', 1)[0] ?? text
-  return /[.!?]$/.test(first) ? first : `${first}.`
-}
-
-/** `config.process[0].train.lr`. */
-function formatPath(path: Path): string {
-  return path
-    .map((key, index) => {
-      if (typeof key === 'number') return `[${key}]`
-      return index === 0 ? String(key) : `.${String(key)}`
-    })
-    .join('')
-}
-
 /** How a section is called in a message: `train`, `datasets[1]`, or the whole path above the process. */
 function sectionName(path: Path): string {
   if (path.length === 0) return 'the job'
   if (path[0] === 'config' && path[1] === 'process' && path.length > 3)
     return formatPath(path.slice(3))
   return formatPath(path)
-}
-
-// --- places ---
-
-/** Offset of a key or its value in the parsed text; of the nearest thing around it where it is not written there. */
-function locate(document: Document, path: Path, of: 'key' | 'value'): number {
-  let node = document.contents as Node | null
-  let offset = node?.range?.[0] ?? 0
-  for (const [depth, key] of path.entries()) {
-    if (isAlias(node)) node = node.resolve(document) ?? null
-    const last = depth === path.length - 1
-    if (isMap(node)) {
-      const pair = node.items.find(
-        (item) => isPair(item) && isScalar(item.key) && item.key.value === key,
-      )
-      if (pair === undefined) return offset
-      const keyNode = pair.key as Node
-      const valueNode = pair.value as Node | null
-      const keyOffset = keyNode.range?.[0] ?? offset
-      if (last && of === 'key') return keyOffset
-      offset = valueNode?.range?.[0] ?? keyOffset
-      // A block mapping begins at its first key; its own key says better where it is.
-      if (last && (isMap(valueNode) || isSeq(valueNode))) return keyOffset
-      node = valueNode
-    } else if (isSeq(node)) {
-      const item = node.items[Number(key)] as Node | undefined
-      if (item === undefined) return offset
-      offset = item.range?.[0] ?? offset
-      node = item
-    } else return offset
-  }
-  return offset
 }

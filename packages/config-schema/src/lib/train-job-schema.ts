@@ -51,7 +51,7 @@ export const networkSchema = z
       .positive()
       .optional()
       .describe(
-        'Read but without effect, as in AI Toolkit: the scale is 1. With kinora.use_alpha the scale is linear_alpha / linear.',
+        'Default linear. Read but without effect, as in AI Toolkit: the scale is 1. With kinora.use_alpha it is linear_alpha / linear.',
       ),
     alpha: z
       .number()
@@ -110,7 +110,7 @@ export const networkSchema = z
   .transform(({ rank, alpha, linear, linear_alpha, ...rest }) => ({
     ...rest,
     linear: rank ?? linear ?? 4,
-    linear_alpha: linear_alpha ?? alpha ?? 1,
+    linear_alpha: linear_alpha ?? alpha ?? rank ?? linear ?? 4,
   }))
 
 export const saveSchema = z.strictObject({
@@ -636,7 +636,16 @@ export const loggingSchema = z.strictObject({
   verbose: z.boolean().default(false),
 })
 
+/** What a LoRA is to teach; says which advice applies. */
+export const goals = ['motion', 'style', 'character'] as const
+export type Goal = (typeof goals)[number]
+
 export const kinoraSchema = z.strictObject({
+  goal: z
+    .enum(goals)
+    .nullable()
+    .default(null)
+    .describe('What the LoRA is to teach; chooses the advice of kinora doctor.'),
   boundary: z
     .number()
     .gt(0)
@@ -704,6 +713,12 @@ export const kinoraSchema = z.strictObject({
     .default(null)
     .describe(
       'How frames are chosen from clips, for all sets; null follows shrink_video_to_frames (true is uniform, false is real-time).',
+    ),
+  bucket_rule: z
+    .enum(['ai-toolkit', 'area'])
+    .default('ai-toolkit')
+    .describe(
+      "How clips get their size: AI Toolkit's arithmetic, so that a job trains on what it does there, or bucketer's own.",
     ),
   validation: z
     .strictObject({
