@@ -8,6 +8,7 @@ export interface ReporterStream {
   columns?: number
 }
 
+/** How a reporter is made. */
 export interface ReporterOptions {
   stream: ReporterStream
   /** Milliseconds, rising. */
@@ -16,6 +17,7 @@ export interface ReporterOptions {
   color?: boolean
 }
 
+/** Shows a run's events to a human. */
 export interface Reporter {
   /** Shows one event. Events beyond the common ones are shown by their `message`, or as `key=value`. */
   report(event: unknown): void

@@ -31,6 +31,7 @@ export interface LazyBinCommand {
   load(): Promise<BinCommand>
 }
 
+/** A program: its name, and one command or several. */
 export interface BinDefinition {
   /** As it is typed. */
   name: string
