@@ -1,3 +1,18 @@
 export { createTape, type Root, type Tape, type TapeOptions } from './lib/autograd/tape.ts'
 export type { OutputGrad } from './lib/autograd/rules.ts'
+export {
+  cacheDataset,
+  cacheDatasetIter,
+  type CacheDatasetContext,
+  type CacheDatasetOptions,
+  type CacheDatasetResult,
+} from './lib/cache/cache-dataset.ts'
 export { trainerErrors } from './lib/errors.ts'
+export type { Expert } from './lib/noise/random-streams.ts'
+export { train, trainIter } from './lib/train.ts'
+export type {
+  PreviewRequest,
+  TrainContext,
+  TrainOptions,
+  TrainResult,
+} from './lib/train-options.ts'

@@ -33,4 +33,56 @@ export const trainerErrors = defineErrors('TRAINER', {
       `${file} holds ${module} with ${found}; this job needs ${expected}.`,
     fix: 'Set the rank of the job to that of the file, or start from another file.',
   },
+  BAD_PLAN: {
+    message: (file: string, problem: string) =>
+      `${file} is not a bucket plan for this job: ${problem}.`,
+    fix: 'Make the plan again with `kinora plan`.',
+  },
+  NO_SAMPLES: {
+    message: (file: string) => `${file} leaves nothing to train on.`,
+    fix: 'Add clips, or make regularisation sets not the only ones; then run `kinora plan` and `kinora cache` again.',
+  },
+  CLIP_TOO_SHORT: {
+    message: (clip: string, found: number, needed: number) =>
+      `${clip} gives ${found} frames; the plan wants ${needed}.`,
+    fix: 'Make the plan again with `kinora plan`: the clip has changed or breaks off.',
+  },
+  TOO_MANY_SKIPPED: {
+    message: (skipped: number, allowed: number, clip: string, reason: string) =>
+      `${skipped} clips cannot be read, and ${allowed} are allowed; the last is ${clip}: ${reason}`,
+    fix: 'Repair or remove those clips, or raise kinora.max_skipped.',
+  },
+  NOT_CACHED: {
+    message: (missing: number, wanted: number, folder: string, example: string) =>
+      `${missing} of ${wanted} entries are missing in ${folder}, such as that of ${example}.`,
+    fix: 'Run `kinora cache` with the same job and plan; it makes only what is missing.',
+  },
+  CACHE_UNREADABLE: {
+    message: (file: string, problem: string) =>
+      `The cache entry ${file} cannot be read: ${problem}`,
+    fix: 'Delete that file and run `kinora cache` again.',
+  },
+  STATE_UNREADABLE: {
+    message: (file: string, problem: string) =>
+      `The training state ${file} cannot be read: ${problem}.`,
+    fix: 'Restore the file, or start again with --resume never; the LoRA files already saved can be a start by network.pretrained_lora_path.',
+  },
+  RESUME_MISMATCH: {
+    message: (what: string, before: string, now: string) =>
+      `The run in this folder has ${what} ${before}; this job has ${now}.`,
+    fix: 'Put the old value back, give the job another name, or start again with --resume never.',
+  },
+  NO_SUCH_SAVE: {
+    message: (what: string, folder: string) => `There is no ${what} to resume from in ${folder}.`,
+    fix: 'Resume from latest, or from a step whose files are there.',
+  },
+  NOT_FINITE: {
+    message: (step: number, what: string) => `Step ${step} is not finite: ${what}.`,
+    fix: 'Lower the learning rate or max_grad_norm and resume from the last save; if it happens at the first step, check the clips and the checkpoint.',
+  },
+
+  NO_F16: {
+    message: (adapter: string) => `${adapter} cannot compute in f16, which the job asks for.`,
+    fix: 'Set kinora.compute to auto or f32.',
+  },
 })

@@ -1,17 +1,11 @@
 import type { Adapter, Device, Tensor } from '@kinora/kernel-api'
-import type { LoraWeights } from '@kinora/lora-files'
-import { trainerErrors } from './errors.ts'
+import { loraScale, type LoraWeights } from '@kinora/lora-files'
+import { createLora, type LoraTarget } from '@kinora/wan'
 import { readTensors } from './device-arrays.ts'
-import type { Expert, RandomStreams } from './noise/random-streams.ts'
+import { trainerErrors } from './errors.ts'
+import { streamOf, type Expert } from './noise/random-streams.ts'
 
-// The trained LoRA of one expert on a device: f32 masters, two for each adapted linear, y += scale · B (A x).
-
-/** A linear that may be adapted, as wan's transformer lists them. */
-export interface LoraTarget {
-  name: string
-  inFeatures: number
-  outFeatures: number
-}
+// The trained LoRA of one expert: f32 masters on a device, two for each adapted linear, y += scale · B (A x).
 
 export interface LoraOptions {
   rank: number
@@ -58,27 +52,26 @@ export function selectTargets(
   return selected
 }
 
-function build(
+/** Brings a LoRA to a device from its factors: a, b of each target in turn. */
+export function uploadFactors(
   device: Device,
   targets: readonly LoraTarget[],
   options: LoraOptions,
-  values: (target: LoraTarget, index: number) => { a: Float32Array; b: Float32Array },
+  factors: readonly Float32Array[],
 ): TrainedLora {
   const params: Tensor[] = []
   const names: string[] = []
   const adapters = new Map<string, readonly Adapter[]>()
   device.scope(() => {
-    targets.forEach((target, index) => {
-      const { name, inFeatures, outFeatures } = target
-      const { a, b } = values(target, index)
-      const [aTensor, bTensor] = [
-        device.retain(device.upload(a, [options.rank, inFeatures], 'f32')),
-        device.retain(device.upload(b, [outFeatures, options.rank], 'f32')),
-      ]
-      adapters.set(name, [{ a: aTensor, b: bTensor, scale: options.scale }])
-      params.push(aTensor, bTensor)
+    for (const [index, { name, inFeatures, outFeatures }] of targets.entries()) {
+      const upload = (values: Float32Array, shape: readonly number[]): Tensor =>
+        device.retain(device.upload(values, shape, 'f32'))
+      const a = upload(factors[2 * index]!, [options.rank, inFeatures])
+      const b = upload(factors[2 * index + 1]!, [outFeatures, options.rank])
+      adapters.set(name, [{ a, b, scale: options.scale }])
+      params.push(a, b)
       names.push(`${name}.lora_A`, `${name}.lora_B`)
-    })
+    }
   })
   return {
     options,
@@ -90,82 +83,49 @@ function build(
   }
 }
 
-/** A fresh LoRA: A uniform in ±1/√inFeatures (Kaiming with a = √5, as PEFT and AI Toolkit), B zero. */
-export function initLora(
-  device: Device,
-  targets: readonly LoraTarget[],
-  options: LoraOptions,
-  expert: Expert,
-  random: RandomStreams,
-): TrainedLora {
-  return build(device, targets, options, ({ inFeatures, outFeatures }, index) => {
-    const bound = 1 / Math.sqrt(inFeatures)
-    const u = random.uniforms('initLora', expert, index, options.rank * inFeatures)
-    return {
-      a: Float32Array.from(u, (value) => (2 * value - 1) * bound),
-      b: new Float32Array(outFeatures * options.rank),
-    }
-  })
-}
-
 /**
- * A LoRA with given weights, such as those of a file to start from. The file's own scale is folded into B, so that the branch
- * does what it did there. Modules that the file lacks begin as zeros (no branch yet) with A drawn as for a fresh one.
+ * The factors a run begins with: A uniform in ±1/√inFeatures and B zero, or those of a LoRA file. That file's own scale is folded
+ * into B, so that the branch does what it did there; linears it lacks begin fresh.
  *
- * @param source names the file in errors
+ * @param start a file's weights, and its name for errors
  */
-export function loraFromWeights(
-  device: Device,
+export function initialFactors(
   targets: readonly LoraTarget[],
-  options: LoraOptions,
-  weights: LoraWeights,
-  source: string,
-  fresh: { expert: Expert; random: RandomStreams },
-): TrainedLora {
-  return build(device, targets, options, (target, index) => {
-    const { name, inFeatures, outFeatures } = target
-    const module = weights.modules.get(name)
+  { rank, scale }: LoraOptions,
+  expert: Expert,
+  seed: number,
+  start?: { weights: LoraWeights; file: string },
+): Float32Array[] {
+  const fresh = createLora(targets, { rank, seed, stream: streamOf('initLora', expert, 0) })
+  return targets.flatMap(({ name, inFeatures, outFeatures }) => {
+    const module = start?.weights.modules.get(name)
     if (!module) {
-      const bound = 1 / Math.sqrt(inFeatures)
-      const { expert, random } = fresh
-      const u = random.uniforms('initLora', expert, index, options.rank * inFeatures)
-      return {
-        a: Float32Array.from(u, (value) => (2 * value - 1) * bound),
-        b: new Float32Array(outFeatures * options.rank),
-      }
+      const { a, b } = fresh.modules.get(name)!
+      return [a, b]
     }
-    if (
-      module.rank !== options.rank ||
-      module.inFeatures !== inFeatures ||
-      module.outFeatures !== outFeatures
-    ) {
-      throw trainerErrors.LORA_SHAPE(
-        source,
-        name,
-        `rank ${module.rank}, ${module.inFeatures} → ${module.outFeatures}`,
-        `rank ${options.rank}, ${inFeatures} → ${outFeatures}`,
-      )
-    }
-    const factor = (module.alpha === undefined ? 1 : module.alpha / module.rank) / options.scale
-    return { a: module.a, b: factor === 1 ? module.b : module.b.map((value) => value * factor) }
+    const shapeOf = (r: number, i: number, o: number): string => `rank ${r}, ${i} → ${o}`
+    const found = shapeOf(module.rank, module.inFeatures, module.outFeatures)
+    const expected = shapeOf(rank, inFeatures, outFeatures)
+    if (found !== expected) throw trainerErrors.LORA_SHAPE(start!.file, name, found, expected)
+    const factor = loraScale(module) / scale
+    return [module.a, factor === 1 ? module.b : module.b.map((value) => value * factor)]
   })
 }
 
 /**
  * Copies a LoRA to the host.
  *
- * @param alpha written into the file where the job honours alpha
+ * @param params the factors, where they are others than those being trained (a moving average)
  */
 export async function readLoraWeights(
   device: Device,
-  lora: TrainedLora,
+  { options: { rank, scale }, targets, ...lora }: TrainedLora,
   params: readonly Tensor[] = lora.params,
 ): Promise<LoraWeights> {
   const values = await readTensors(device, params)
-  const { rank, scale } = lora.options
   return {
     modules: new Map(
-      lora.targets.map(({ name, inFeatures, outFeatures }, index) => [
+      targets.map(({ name, inFeatures, outFeatures }, index) => [
         name,
         {
           a: values[2 * index]!,

@@ -29,12 +29,13 @@ export type Purpose = keyof typeof purposes
  *
  * @param index below 2^40: which draw of this purpose
  */
-function stream(purpose: Purpose, expert: Expert, index: number): number {
+export function streamOf(purpose: Purpose, expert: Expert, index: number): number {
   return (purposes[purpose] * 2 + experts.indexOf(expert)) * 2 ** 40 + index
 }
 
 /** Random numbers of a run, by purpose, expert and index, and by nothing else. */
 export interface RandomStreams {
+  readonly seed: number
   /** Uniform in (0, 1). */
   uniforms(purpose: Purpose, expert: Expert, index: number, count: number): Float64Array
   /** Standard normal. */
@@ -46,13 +47,14 @@ export interface RandomStreams {
 /** @param seed integer, 0 to 2^53 − 1 */
 export function createRandomStreams(seed: number): RandomStreams {
   return {
+    seed,
     uniforms: (purpose, expert, index, count) =>
-      uniforms(seed, stream(purpose, expert, index), count),
+      uniforms(seed, streamOf(purpose, expert, index), count),
     normals: (purpose, expert, index, count) =>
-      normals(seed, stream(purpose, expert, index), count),
+      normals(seed, streamOf(purpose, expert, index), count),
     permutation(purpose, expert, index, count) {
       const order = Uint32Array.from({ length: count }, (_, i) => i)
-      const u = uniforms(seed, stream(purpose, expert, index), count)
+      const u = uniforms(seed, streamOf(purpose, expert, index), count)
       for (let i = count - 1; i > 0; i--) {
         const j = Math.floor(u[i]! * (i + 1))
         const swapped = order[i]!

@@ -24,7 +24,7 @@ export interface Optimizer {
   /** Tensors of its state by name (`m`, `v`), each list in the order of the parameters; all f32. */
   readonly state: ReadonlyMap<string, readonly Tensor[]>
   /** Scalars of its state, such as the number of updates. */
-  numbers: Record<string, number>
+  readonly numbers: Record<string, number>
   /** Changes the parameters in place. Gradients are in the order of the parameters. */
   update(grads: readonly Tensor[], options: UpdateOptions): void | Promise<void>
   release(): void

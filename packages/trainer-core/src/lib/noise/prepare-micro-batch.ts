@@ -1,0 +1,176 @@
+import type { TrainJob } from '@kinora/config-schema'
+import type { CacheFolder, LatentsEntry, TextEntry } from '../cache/cache-entries.ts'
+import type { Sample } from '../data/dataset.ts'
+import type { Expert, RandomStreams } from './random-streams.ts'
+import { timestepAt, timestepUniform, timestepWeight, type TimestepOptions } from './timesteps.ts'
+
+// Axes: B batch, Z latent channels, F latent frames, H rows, W columns, L text rows, D text channels.
+
+/** What one forward and backward pass needs, on the host. */
+export interface MicroBatch {
+  readonly samples: readonly Sample[]
+  readonly shape: readonly [number, number, number, number, number]
+  /** x_σ = (1 − σ) x0 + σ ε. */
+  readonly noisy_BZFHW: Float32Array
+  /** ε − x0. */
+  readonly target_BZFHW: Float32Array
+  readonly condition_BZFHW: Float32Array
+  readonly text_BLD: Float32Array
+  readonly textShape: readonly [number, number, number]
+  /** Prompts of the preservation pass, where the job has one. */
+  readonly preservationText_BLD: Float32Array | undefined
+  /** 1000 σ. */
+  readonly timesteps: readonly number[]
+  /** How much the loss of each item counts: set, sample, regularisation and timestep. */
+  readonly weights: readonly number[]
+}
+
+/** Where cached entries are, by sample and by text. */
+export interface CacheKeys {
+  latents(sample: Sample): string
+  text(text: string): string
+}
+
+export interface PrepareOptions {
+  job: TrainJob
+  boundary: number
+  cache: CacheFolder
+  keys: CacheKeys
+  random: RandomStreams
+  textLength: number
+}
+
+/** Entries kept in memory, least recently used dropped first: small datasets are read once. */
+const entryBytes = 512 * 2 ** 20
+
+/** Reads cached entries and makes noised micro-batches of them. */
+export function createMicroBatches(options: PrepareOptions): {
+  /**
+   * @param draw number of the first item among all that the expert has drawn; each item takes the next
+   */
+  prepare(expert: Expert, samples: readonly Sample[], draw: number): Promise<MicroBatch>
+} {
+  const { job, boundary, cache, keys, random, textLength } = options
+  const { train, kinora } = job.config.process[0]
+  const latents = new EntryCache<LatentsEntry>(
+    (key) => cache.readLatents(key),
+    (entry) => entry.latents.byteLength * 3,
+  )
+  const texts = new EntryCache<TextEntry>(
+    (key) => cache.readText(key),
+    (entry) => entry.values.byteLength,
+  )
+  const weighting =
+    train.timestep_type === 'weighted'
+      ? 'weighted'
+      : train.linear_timesteps2
+        ? 'linear_timesteps2'
+        : train.linear_timesteps
+          ? 'linear_timesteps'
+          : 'none'
+
+  async function encodeTexts(prompts: readonly string[]): Promise<{
+    text_BLD: Float32Array
+    textShape: [number, number, number]
+  }> {
+    const entries = await Promise.all(prompts.map((prompt) => texts.get(keys.text(prompt))))
+    const dim = entries[0]!.dim
+    const text_BLD = new Float32Array(prompts.length * textLength * dim)
+    entries.forEach(({ values }, b) => text_BLD.set(values, b * textLength * dim))
+    return { text_BLD, textShape: [prompts.length, textLength, dim] }
+  }
+
+  return {
+    async prepare(expert, samples, draw) {
+      const entries = await Promise.all(samples.map((sample) => latents.get(keys.latents(sample))))
+      const [z, f, h, w] = entries[0]!.shape
+      const length = z * f * h * w
+      const noisy_BZFHW = new Float32Array(samples.length * length)
+      const target_BZFHW = new Float32Array(noisy_BZFHW.length)
+      const condition_BZFHW = new Float32Array(noisy_BZFHW.length)
+      const timesteps: number[] = []
+      const weights: number[] = []
+      const dropped: boolean[] = []
+      samples.forEach(({ dataset, item }, b) => {
+        const entry = entries[b]!
+        const timestepOptions: TimestepOptions = {
+          type: train.timestep_type,
+          bias: dataset.is_reg ? train.content_or_style_reg : train.content_or_style,
+          boundary,
+          shift: kinora.shift,
+        }
+        const u = timestepUniform(random, expert, draw + b, kinora.timestep_sampling)
+        const t = timestepAt(u, expert, timestepOptions)
+        const noise = random.normals('noise', expert, draw + b, length)
+        const posterior =
+          kinora.latents === 'sample'
+            ? random.normals('posterior', expert, draw + b, length)
+            : undefined
+        const sigma = t / 1000
+        for (let i = 0; i < length; i++) {
+          const x0 = entry.latents[i]! + (posterior ? entry.deviation[i]! * posterior[i]! : 0)
+          noisy_BZFHW[b * length + i] = (1 - sigma) * x0 + sigma * noise[i]!
+          target_BZFHW[b * length + i] = noise[i]! - x0
+        }
+        condition_BZFHW.set(entry.condition, b * length)
+        timesteps.push(t)
+        weights.push(
+          item.weight * (dataset.is_reg ? train.reg_weight : 1) * timestepWeight(t, weighting),
+        )
+        const drops = dataset.caption_dropout_rate
+        dropped.push(
+          drops > 0 && random.uniforms('captionDropout', expert, draw + b, 1)[0]! < drops,
+        )
+      })
+      const promptOf = (pick: (sample: Sample) => { caption: string; dropped: string }): string[] =>
+        samples.map((sample, b) => pick(sample)[dropped[b]! ? 'dropped' : 'caption'])
+      const hasPreservation = samples.every(({ prompts }) => prompts.preservation !== undefined)
+      return {
+        samples,
+        shape: [samples.length, z, f, h, w],
+        noisy_BZFHW,
+        target_BZFHW,
+        condition_BZFHW,
+        ...(await encodeTexts(promptOf(({ prompts }) => prompts))),
+        preservationText_BLD: hasPreservation
+          ? (await encodeTexts(promptOf(({ prompts }) => prompts.preservation!))).text_BLD
+          : undefined,
+        timesteps,
+        weights,
+      }
+    },
+  }
+}
+
+/** Entries by key, the most recently used kept up to a number of bytes. */
+class EntryCache<T> {
+  readonly #read: (key: string) => Promise<T>
+  readonly #bytesOf: (entry: T) => number
+  readonly #entries = new Map<string, T>()
+  #bytes = 0
+
+  constructor(read: (key: string) => Promise<T>, bytesOf: (entry: T) => number) {
+    this.#read = read
+    this.#bytesOf = bytesOf
+  }
+
+  async get(key: string): Promise<T> {
+    const known = this.#entries.get(key)
+    if (known !== undefined) {
+      this.#entries.delete(key)
+      this.#entries.set(key, known)
+      return known
+    }
+    const entry = await this.#read(key)
+    if (!this.#entries.has(key)) {
+      this.#entries.set(key, entry)
+      this.#bytes += this.#bytesOf(entry)
+    }
+    for (const [oldest, old] of this.#entries) {
+      if (this.#bytes <= entryBytes) break
+      this.#entries.delete(oldest)
+      this.#bytes -= this.#bytesOf(old)
+    }
+    return entry
+  }
+}

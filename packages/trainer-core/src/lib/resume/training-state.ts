@@ -1,0 +1,146 @@
+import { mkdir } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { numElements, type Device, type Tensor } from '@kinora/kernel-api'
+import {
+  openSafetensors,
+  SafetensorsError,
+  writeSafetensors,
+  type TensorToWrite,
+} from '@kinora/safetensors'
+import { codeSystemError } from '@kinora/stage'
+import { z } from 'zod'
+import { readTensors } from '../device-arrays.ts'
+import { trainerErrors } from '../errors.ts'
+import { experts } from '../noise/random-streams.ts'
+
+// All that a run must remember to go on as if it had never stopped. Random numbers need nothing: they are counted by the step.
+//
+//   state/training_state.safetensors   <expert>.<name> [n] f32: params, and each state of the optimiser (m, v, …), every tensor
+//                                      of the LoRA one after another in the order of `parameters`
+//                                      metadata.kinora: JSON of `trainingStateSchema`
+
+const expertStateSchema = z.strictObject({
+  /** Names and lengths of the LoRA's tensors, in the order in which they lie in the file. */
+  parameters: z.array(z.tuple([z.string(), z.number().int().positive()])),
+  rank: z.number().int().positive(),
+  scale: z.number(),
+  /** Names of the flat tensors beside `params`. */
+  states: z.array(z.string()),
+  optimizer: z.string(),
+  numbers: z.record(z.string(), z.number()),
+  lossScale: z.strictObject({ scale: z.number(), goodSteps: z.number().int() }),
+})
+
+export const trainingStateSchema = z.strictObject({
+  version: z.literal(1),
+  /** Steps done. */
+  step: z.number().int().nonnegative(),
+  seed: z.number().int().nonnegative(),
+  checkpoint: z.string().describe('Fingerprint of the base model.'),
+  boundary: z.number(),
+  /** Settings that may change on resume, as they were; for telling what changed. */
+  settings: z.record(z.string(), z.unknown()),
+  /** Validation's best so far, by expert. */
+  best: z.record(z.string(), z.unknown()),
+  experts: z.strictObject({
+    high: expertStateSchema.optional(),
+    low: expertStateSchema.optional(),
+  }),
+})
+
+export type TrainingState = z.output<typeof trainingStateSchema>
+export type ExpertState = z.output<typeof expertStateSchema>
+
+/** Tensors of one expert to keep: `params` and the optimiser's, each list in one order. */
+export type ExpertTensors = ReadonlyMap<string, readonly Tensor[]>
+
+/** Writes the state whole or not at all; the one before it stays until then. */
+export async function writeTrainingState(
+  file: string,
+  device: Device,
+  state: TrainingState,
+  tensors: { readonly high?: ExpertTensors | undefined; readonly low?: ExpertTensors | undefined },
+): Promise<void> {
+  const entries: TensorToWrite[] = experts.flatMap((expert) =>
+    [...(tensors[expert] ?? [])].map(([name, list]): TensorToWrite => {
+      const length = list.reduce((sum, { shape }) => sum + numElements(shape), 0)
+      return {
+        name: `${expert}.${name}`,
+        dtype: 'F32',
+        shape: [length],
+        data: () => partsOf(device, list),
+      }
+    }),
+  )
+  try {
+    await mkdir(dirname(file), { recursive: true })
+    await writeSafetensors(file, entries, { format: 'kinora', kinora: JSON.stringify(state) })
+  } catch (error) {
+    if (error instanceof SafetensorsError && error.cause) throw codeSystemError(error.cause, file)
+    throw codeSystemError(error, file)
+  }
+}
+
+/** A few tensors at a time, so that the host never holds the whole. */
+async function* partsOf(device: Device, tensors: readonly Tensor[]): AsyncGenerator<Float32Array> {
+  const perPart = 64
+  for (let i = 0; i < tensors.length; i += perPart) {
+    yield* await readTensors(device, tensors.slice(i, i + perPart))
+  }
+}
+
+/** A state on disk. */
+export interface SavedState {
+  readonly state: TrainingState
+  /** Reads the tensors `<expert>.<name>`, cut into the lengths of `parameters`. */
+  read(expert: 'high' | 'low', name: string): Promise<Float32Array[]>
+  close(): Promise<void>
+}
+
+/** Opens a state; undefined where there is none. A damaged one is an error: going on from nothing must be asked for. */
+export async function openTrainingState(file: string): Promise<SavedState | undefined> {
+  let entry: Awaited<ReturnType<typeof openSafetensors>>
+  try {
+    entry = await openSafetensors(file)
+  } catch (error) {
+    if (
+      error instanceof SafetensorsError &&
+      (error.cause as NodeJS.ErrnoException)?.code === 'ENOENT'
+    ) {
+      return undefined
+    }
+    throw trainerErrors.STATE_UNREADABLE(file, (error as Error).message, { cause: error })
+  }
+  try {
+    const parsed = trainingStateSchema.safeParse(JSON.parse(entry.metadata['kinora'] ?? 'null'))
+    if (!parsed.success) {
+      const issue = parsed.error.issues[0]!
+      throw trainerErrors.STATE_UNREADABLE(file, `${issue.path.join('.')}: ${issue.message}`)
+    }
+    const state = parsed.data
+    return {
+      state,
+      async read(expert, name) {
+        const flat = await entry.readF32(`${expert}.${name}`)
+        const parts: Float32Array[] = []
+        let at = 0
+        for (const [, length] of state.experts[expert]!.parameters) {
+          parts.push(flat.slice(at, at + length))
+          at += length
+        }
+        if (at !== flat.length) {
+          throw trainerErrors.STATE_UNREADABLE(
+            file,
+            `${expert}.${name} has ${flat.length} numbers, not ${at}`,
+          )
+        }
+        return parts
+      },
+      close: () => entry.close(),
+    }
+  } catch (error) {
+    await entry.close()
+    if (error instanceof SyntaxError) throw trainerErrors.STATE_UNREADABLE(file, error.message)
+    throw error
+  }
+}

@@ -1,0 +1,56 @@
+import type { Device } from '@kinora/kernel-api'
+import type { TrainJob, TrainSample } from '@kinora/config-schema'
+import type { LoraWeights } from '@kinora/lora-files'
+import type { RunContext } from '@kinora/stage'
+import type { WanCheckpoint, WanTransformer } from '@kinora/wan'
+import type { Expert } from './noise/random-streams.ts'
+
+export interface TrainOptions {
+  /** A parsed job file. */
+  job: TrainJob
+  /** The bucket-plan.json that was cached. */
+  plan: string
+  /** Folder of `cacheDataset`'s entries. */
+  cacheDir: string
+  /** Output folder; `training_folder/name` of the job unless given. */
+  out?: string | undefined
+  /**
+   * Where to go on: the newest state, the state validation liked best, a step whose files are there, or never (begin anew).
+   * `latest` unless given; a folder without a state begins anew.
+   */
+  resume?: 'latest' | 'best' | 'never' | number | undefined
+}
+
+/** What a preview is made of: the LoRAs as they are at a step. */
+export interface PreviewRequest {
+  /** Steps done; 0 before training. */
+  step: number
+  /** The job's `sample`, or `first_sample` before training. */
+  sample: TrainSample
+  /** Those being trained. */
+  loras: Partial<Record<Expert, LoraWeights>>
+  /** Folder for the previews. */
+  outDir: string
+  checkpoint: WanCheckpoint
+  /** Sigma at which the experts meet. */
+  boundary: number
+  /** Networks that are on the device already; with low memory none are. */
+  transformers: ReadonlyMap<Expert, WanTransformer>
+}
+
+export interface TrainContext extends RunContext {
+  device: Device
+  /** Makes previews; what it throws is a warning, never the end of the run. */
+  preview?: ((request: PreviewRequest, context: RunContext) => Promise<void>) | undefined
+}
+
+/** What a finished run leaves. */
+export interface TrainResult {
+  /** Steps done. */
+  step: number
+  out: string
+  /** The finished LoRA files. */
+  files: Partial<Record<Expert, string>>
+  /** Loss of the last step of each expert. */
+  losses: Partial<Record<Expert, number>>
+}

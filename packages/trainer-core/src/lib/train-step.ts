@@ -1,0 +1,244 @@
+import type { Device, LossKind, Ops, Tensor } from '@kinora/kernel-api'
+import { buildCondition, type WanTransformer } from '@kinora/wan'
+import { createTape } from './autograd/tape.ts'
+import { trainerErrors } from './errors.ts'
+import type { MicroBatch } from './noise/prepare-micro-batch.ts'
+import { weightedAdapters, type TrainedExpert } from './trained-expert.ts'
+
+// One step of one expert: gradients of its micro-batches, then one update. All of it is queued without waiting; the step waits
+// once, for its losses and the norm of its gradient.
+
+export interface StepOptions {
+  lossKind: LossKind
+  learningRate: number
+  /** Largest L2 norm of the gradient; 0 never clips. */
+  maxGradNorm: number
+  /** Gradients of micro-batches are averaged, or added up. */
+  accumulation: 'mean' | 'sum'
+  /** Recompute each block on the way back. */
+  checkpoint: boolean
+  /** Weight of the preservation loss, where micro-batches carry its prompts. */
+  preservationMultiplier: number
+  /** A step whose loss is above changes nothing; null never. */
+  maxLoss: number | null
+}
+
+export interface StepResult {
+  /** Mean over the micro-batches, weights applied, preservation included. */
+  loss: number
+  unweightedLoss: number
+  preservationLoss: number | undefined
+  /** Before clipping. */
+  gradNorm: number
+  /** The loss scale with which the step succeeded. */
+  lossScale: number
+  seconds: { queue: number; device: number }
+}
+
+/**
+ * Trains one step.
+ *
+ * @param step number of the step, for errors
+ * @throws TRAINER_NOT_FINITE naming the first bad tensor; nothing has been changed then
+ */
+export async function trainStep(
+  device: Device,
+  transformer: WanTransformer,
+  expert: TrainedExpert,
+  microBatches: readonly MicroBatch[],
+  step: number,
+  options: StepOptions,
+): Promise<StepResult> {
+  const seconds = { queue: 0, device: 0 }
+  for (;;) {
+    const started = performance.now()
+    const lossScale = expert.lossScale.scale
+    const pass = queueGradients(device, transformer, expert, microBatches, lossScale, options)
+    const queued = performance.now()
+    const { losses, squares } = await pass.read()
+    seconds.queue += (queued - started) / 1000
+    seconds.device += (performance.now() - queued) / 1000
+    try {
+      const badLoss = losses.findIndex(({ main, preservation }) =>
+        [...main, ...(preservation ?? [])].some((value) => !Number.isFinite(value)),
+      )
+      if (badLoss >= 0) {
+        const timesteps = microBatches[badLoss]!.timesteps.map((t) => t.toFixed(1)).join(', ')
+        throw trainerErrors.NOT_FINITE(
+          step,
+          `the loss of micro-batch ${badLoss + 1}, t = ${timesteps}`,
+        )
+      }
+      if (!Number.isFinite(squares)) {
+        if (expert.lossScale.overflow()) continue
+        throw trainerErrors.NOT_FINITE(step, `the gradient of ${await pass.firstBadGradient()}`)
+      }
+      expert.lossScale.succeed()
+
+      const gradNorm = Math.sqrt(squares) / lossScale
+      const result = { ...summarise(losses, microBatches, options), gradNorm, lossScale, seconds }
+      if (options.maxLoss !== null && result.loss > options.maxLoss) return result
+      const clip =
+        options.maxGradNorm > 0 ? Math.min(1, options.maxGradNorm / (gradNorm + 1e-6)) : 1
+      await expert.optimizer.update(pass.grads, {
+        learningRate: options.learningRate,
+        gradScale: clip / lossScale,
+      })
+      return result
+    } finally {
+      pass.release()
+    }
+  }
+}
+
+interface MicroBatchLosses {
+  /** One an item. */
+  main: readonly number[]
+  preservation: readonly number[] | undefined
+}
+
+function summarise(
+  losses: readonly MicroBatchLosses[],
+  microBatches: readonly MicroBatch[],
+  { preservationMultiplier }: StepOptions,
+): Pick<StepResult, 'loss' | 'unweightedLoss' | 'preservationLoss'> {
+  const mean = (values: readonly number[]): number =>
+    values.reduce((sum, value) => sum + value, 0) / values.length
+  const weighted = mean(
+    losses.map(({ main }, i) => mean(main.map((value, b) => value * microBatches[i]!.weights[b]!))),
+  )
+  const preservation = losses.some((each) => each.preservation)
+    ? mean(losses.map((each) => mean(each.preservation ?? [0])))
+    : undefined
+  return {
+    loss: weighted + preservationMultiplier * (preservation ?? 0),
+    unweightedLoss: mean(losses.map(({ main }) => mean(main))),
+    preservationLoss: preservation,
+  }
+}
+
+/** Queues the forward and backward passes of a step. The caller releases. */
+function queueGradients(
+  device: Device,
+  transformer: WanTransformer,
+  { lora }: TrainedExpert,
+  microBatches: readonly MicroBatch[],
+  lossScale: number,
+  options: StepOptions,
+): {
+  /** Sums over the micro-batches, times the loss scale, in the order of the parameters. */
+  grads: readonly Tensor[]
+  read(): Promise<{ losses: MicroBatchLosses[]; squares: number }>
+  firstBadGradient(): Promise<string>
+  release(): void
+} {
+  const { ops } = device
+  const { params } = lora
+  const owned: Tensor[] = []
+  const keep = <T extends Tensor>(tensor: T): T => {
+    owned.push(device.retain(tensor))
+    return tensor
+  }
+  const sums: (Tensor | undefined)[] = params.map(() => undefined)
+
+  /** Forward, loss against a target, backward; gradients go into the sums. Returns the loss of each item. */
+  function gradients(
+    forward: (ops: Ops) => Tensor,
+    target: Tensor,
+    kind: LossKind,
+    itemScale: readonly number[],
+  ): Tensor {
+    const tape = createTape(device, { watch: params, checkpoint: options.checkpoint })
+    try {
+      const loss = device.scope(() => tape.ops.loss(forward(tape.ops), target, { kind }))
+      const grads = tape.backward([{ tensor: loss, grad: itemScale }], params)
+      params.forEach((param, i) => {
+        const grad = grads.get(param)
+        const sum = sums[i]
+        if (!grad) return
+        if (sum) ops.addInto(sum, grad)
+        else sums[i] = keep(grad)
+      })
+      return keep(loss)
+    } finally {
+      tape.dispose()
+    }
+  }
+
+  const losses: { main: Tensor; preservation: Tensor | undefined }[] = []
+  let summary: Tensor
+  try {
+    for (const batch of microBatches) {
+      device.scope(() => {
+        const numItems = batch.shape[0]
+        const share =
+          lossScale / numItems / (options.accumulation === 'mean' ? microBatches.length : 1)
+        const upload = (data: Float32Array): Tensor => device.upload(data, batch.shape, 'f32')
+        const latents = ops.concat(
+          [upload(batch.noisy_BZFHW), buildCondition(ops, upload(batch.condition_BZFHW))],
+          1,
+        )
+        const adapters = weightedAdapters(lora, batch.samples[0]!.dataset.network_weight)
+        const { timesteps } = batch
+        const forward = (text: Tensor) => (tape: Ops) =>
+          transformer.forward(tape, { latents, timesteps, text }, { adapters, keep: ['attn1'] })
+
+        const text = device.upload(batch.text_BLD, batch.textShape, 'f32')
+        const main = gradients(
+          forward(text),
+          upload(batch.target_BZFHW),
+          options.lossKind,
+          batch.weights.map((weight) => weight * share),
+        )
+        let preservation: Tensor | undefined
+        if (batch.preservationText_BLD) {
+          // What the base model says to the other prompt is what the LoRA should go on saying to it.
+          const otherText = device.upload(batch.preservationText_BLD, batch.textShape, 'f32')
+          const base = transformer.forward(ops, { latents, timesteps, text: otherText })
+          preservation = gradients(
+            forward(otherText),
+            base,
+            'mse',
+            Array<number>(numItems).fill(options.preservationMultiplier * share),
+          )
+        }
+        losses.push({ main, preservation })
+      })
+    }
+    device.scope(() => {
+      // A parameter that nothing reached has no gradient: zero.
+      params.forEach(({ shape }, i) => (sums[i] ??= keep(device.zeros(shape, 'f32'))))
+      const numbers = losses.flatMap(({ main, preservation }) =>
+        preservation ? [main, preservation] : [main],
+      )
+      keep((summary = ops.concat([...numbers, ops.sumSquares(sums as Tensor[])], 0)))
+    })
+  } catch (error) {
+    for (const tensor of owned) device.release(tensor)
+    throw error
+  }
+
+  return {
+    grads: sums as Tensor[],
+    async read() {
+      const values = [...((await device.read(summary)) as Float32Array)]
+      return {
+        losses: losses.map(({ main, preservation }) => ({
+          main: values.splice(0, main.shape[0]!),
+          preservation: preservation && values.splice(0, preservation.shape[0]!),
+        })),
+        squares: values[0]!,
+      }
+    },
+    async firstBadGradient() {
+      for (const [i, grad] of sums.entries()) {
+        const squares = device.scope(() => ops.sumSquares([grad!]))
+        const [value] = await device.read(squares)
+        device.release(squares)
+        if (!Number.isFinite(value)) return lora.names[i]!
+      }
+      return 'all of the LoRA together'
+    },
+    release: () => owned.forEach((tensor) => device.release(tensor)),
+  }
+}
