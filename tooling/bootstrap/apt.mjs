@@ -151,7 +151,7 @@ export function deriveBackports(text, codename, format) {
   }
   const stanza = text
     .split(/\n\s*\n/)
-    .map((block) => block.split('\n').filter((line) => !line.startsWith('#')))
+    .map((block) => block.split('\n').filter((line) => line !== '' && !line.startsWith('#')))
     .find(
       (lines) =>
         lines.some((line) => /^Types:.*\bdeb\b/i.test(line)) &&
