@@ -1,5 +1,6 @@
 // Sizes of buckets. A bucket's sides are multiples of a divisor d and its area is at most the budget, resolution².
 
+/** Pixels. */
 export interface Size {
   width: number
   height: number

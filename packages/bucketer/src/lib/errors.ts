@@ -7,10 +7,6 @@ export const bucketerErrors = defineErrors('BUCKETER', {
     message: () => 'No dataset is given.',
     fix: 'Name a manifest.jsonl or a folder of clips as source, or list several under datasets in the config file.',
   },
-  BAD_MANIFEST: {
-    message: (file: string, problem: string) => `${file} cannot be read as a manifest: ${problem}`,
-    fix: 'Point at the manifest.jsonl that clip-prep wrote, and run clip-prep again if it was edited by hand.',
-  },
   NO_CLIPS: {
     message: (source: string) => `${source} holds no clips.`,
     fix: 'Run clip-prep on the footage first; if the manifest is there, look at its dropped records for the reasons.',

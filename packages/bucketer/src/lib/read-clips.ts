@@ -1,4 +1,4 @@
-import { manifestRecordSchema, type ClipRecord } from '@kinora/config-schema'
+import { readManifest } from '@kinora/config-schema'
 import { codeSystemError, type RunContext, type StageEvent } from '@kinora/stage'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, relative, sep } from 'node:path'
@@ -20,6 +20,7 @@ export interface ClipProbe {
 /** Looks into a video file. Throws where it is none. */
 export type ProbeClip = (file: string, context: RunContext) => Promise<ClipProbe>
 
+/** What planning is given that cannot be written in a config file. */
 export interface ReadContext extends RunContext {
   /** Needed only for folders of clips without a manifest. */
   probe?: ProbeClip | undefined
@@ -101,7 +102,7 @@ async function readManifestClips(
     throw codeSystemError(error, manifest)
   }
   const found: FoundClips = { clips: [], skipped: [] }
-  for (const record of parseClips(manifest, text)) {
+  for (const record of readManifest(text, { fileName: manifest }).clips) {
     const file = join(dirname(manifest), record.file)
     const clip = nameFrom(planFolder, file)
     const { sha256, width, height, fps, numFrames } = record
@@ -116,25 +117,6 @@ async function readManifestClips(
     }
   }
   return found
-}
-
-function parseClips(manifest: string, text: string): ClipRecord[] {
-  return text.split('\n').flatMap((line, index) => {
-    if (line.trim() === '') return []
-    let value: unknown
-    try {
-      value = JSON.parse(line)
-    } catch (error) {
-      throw bucketerErrors.BAD_MANIFEST(`${manifest}:${index + 1}`, (error as Error).message)
-    }
-    const parsed = manifestRecordSchema.safeParse(value)
-    if (!parsed.success) {
-      const [issue] = parsed.error.issues
-      const problem = `${issue?.path.join('.') || 'the line'}: ${issue?.message}`
-      throw bucketerErrors.BAD_MANIFEST(`${manifest}:${index + 1}`, problem)
-    }
-    return parsed.data.type === 'clip' ? [parsed.data] : []
-  })
 }
 
 /** Every video under the folder, sorted; hidden files and folders and `_controls` are not looked at, as in AI Toolkit. */

@@ -1,4 +1,4 @@
-import { bucketPlanSchema, type ClipRecord } from '@kinora/config-schema'
+import { bucketPlanSchema, readBucketPlan, type ClipRecord } from '@kinora/config-schema'
 import { runBin } from '@kinora/stage/bin'
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -59,6 +59,10 @@ async function writeDataset(name: string, records: readonly object[]): Promise<s
   return join(folder, name)
 }
 
+async function readPlan(file: string) {
+  return readBucketPlan(await readFile(file, 'utf8'), { fileName: file })
+}
+
 async function events(options: PlanBucketsOptions, context?: ReadContext) {
   const all = []
   for await (const event of planBucketsIter(options, context)) all.push(event)
@@ -74,7 +78,7 @@ describe('planBucketsIter', () => {
     const out = join(folder, 'run', 'bucket-plan.json')
     const { file } = await writeBucketPlan({ source, out })
     expect(file).toBe(out)
-    const plan = bucketPlanSchema.parse(JSON.parse(await readFile(out, 'utf8')))
+    const plan = await readPlan(out)
     expect(plan.buckets[0]!.items[0]).toMatchObject({
       clip: '../data/clips/a.mp4',
       clipSha256: 'a'.repeat(64),
@@ -124,7 +128,7 @@ describe('planBucketsIter', () => {
         reason: 'missing-file',
       }),
     )
-    const plan = bucketPlanSchema.parse(JSON.parse(await readFile(out, 'utf8')))
+    const plan = await readPlan(out)
     expect(plan.skipped.map(({ reason }) => reason)).toEqual(['missing-file'])
   })
 
@@ -156,7 +160,7 @@ describe('planBucketsIter', () => {
       expect.objectContaining({ code: 'BUCKETER_VARIABLE_FRAME_RATE' }),
       { type: 'skipped', item: 'bare/bad.mkv', reason: 'unreadable', detail: 'It is no video.' },
     ])
-    const plan = bucketPlanSchema.parse(JSON.parse(await readFile(out, 'utf8')))
+    const plan = await readPlan(out)
     expect(plan.buckets[0]!.items.map((item) => item.clip)).toEqual([
       'bare/a.mp4',
       'bare/sub/b.MOV',
@@ -167,7 +171,7 @@ describe('planBucketsIter', () => {
     ['BUCKETER_NO_SOURCE', {}],
     ['BUCKETER_NO_CLIPS', { source: 'empty' }],
     ['BUCKETER_NO_PROBE', { source: 'bare' }],
-    ['BUCKETER_BAD_MANIFEST', { source: 'broken' }],
+    ['CONFIG_BAD_MANIFEST', { source: 'broken' }],
     ['STAGE_NO_SUCH_FILE', { source: 'nowhere' }],
   ])('fails with %s for %j', async (code, { source }: { source?: string }) => {
     await writeDataset('empty', [])
@@ -181,7 +185,7 @@ describe('planBucketsIter', () => {
   it('names the line of a manifest that is wrong', async () => {
     const source = await writeDataset('broken', [{ ...clipRecord('clips/a.mp4'), width: 'wide' }])
     const run = writeBucketPlan({ source, out: join(folder, 'plan.json') })
-    await expect(run).rejects.toThrow(/manifest\.jsonl:2\b.*width/)
+    await expect(run).rejects.toThrow(/manifest\.jsonl:2:\d+: .*width/)
   })
 })
 

@@ -1,4 +1,4 @@
-import type { BucketPlan } from '@kinora/config-schema'
+import { formatBucketPlan, type BucketPlan } from '@kinora/config-schema'
 import { drain, parseOptions, writeFileAtomic, type StageEvent } from '@kinora/stage'
 import { dirname, resolve } from 'node:path'
 import type { BucketReport } from './bucket-report.ts'
@@ -46,7 +46,7 @@ export async function* planBucketsIter(
   }
   yield* report.warnings
   if (resolved.dryRun) return { plan, report, file: null }
-  await writeFileAtomic(resolved.out, `${JSON.stringify(plan, null, 2)}\n`)
+  await writeFileAtomic(resolved.out, formatBucketPlan(plan))
   yield { type: 'note', message: `The plan is in ${resolved.out}.` }
   return { plan, report, file: resolve(resolved.out) }
 }

@@ -26,6 +26,7 @@ export interface CaptionedClip {
   request?: Record<string, unknown>
 }
 
+/** What a run of captioning gives back. */
 export interface CaptionResult {
   clips: CaptionedClip[]
   counts: Record<CaptionedClip['status'], number>

@@ -6,10 +6,6 @@ export const captionerErrors = defineErrors('CAPTIONER', {
     message: (source: string) => `${source} holds no clips.`,
     fix: 'Run clip-prep on the footage first, or name a folder that holds video files.',
   },
-  BAD_MANIFEST: {
-    message: (file: string, problem: string) => `${file} cannot be read as a manifest: ${problem}`,
-    fix: 'Point at the manifest.jsonl that clip-prep wrote, and run clip-prep again if it was edited by hand.',
-  },
   NO_ENDPOINT: {
     message: (missing: string) => `Vision captions need ${missing}.`,
     fix: 'Set --vision.url and --vision.model. Servers on this machine listen at http://127.0.0.1:11434/v1 (Ollama), :1234/v1 (LM Studio), :8000/v1 (vLLM) or :8080/v1 (llama.cpp).',
@@ -36,11 +32,6 @@ export const captionerErrors = defineErrors('CAPTIONER', {
   BAD_TOKENIZER: {
     message: (file: string, problem: string) => `${file} is no tokenizer: ${problem}`,
     fix: 'Name a tokenizer.json, such as the one in the tokenizer folder of the checkpoint.',
-  },
-  BAD_PLAN: {
-    message: (file: string, problem: string) =>
-      `${file} cannot be read as a bucket plan: ${problem}`,
-    fix: 'Name the bucket-plan.json that bucketer wrote.',
   },
 })
 

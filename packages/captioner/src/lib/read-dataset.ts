@@ -1,4 +1,4 @@
-import { manifestRecordSchema, type ClipRecord } from '@kinora/config-schema'
+import { readManifest, type ClipRecord } from '@kinora/config-schema'
 import { codeSystemError } from '@kinora/stage'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { dirname, extname, join, relative, sep } from 'node:path'
@@ -63,22 +63,7 @@ async function readManifestClips(manifest: string): Promise<ClipRecord[]> {
   } catch (error) {
     throw codeSystemError(error, manifest)
   }
-  return text.split('\n').flatMap((line, index) => {
-    if (line.trim() === '') return []
-    let value: unknown
-    try {
-      value = JSON.parse(line)
-    } catch (error) {
-      throw captionerErrors.BAD_MANIFEST(`${manifest}:${index + 1}`, (error as Error).message)
-    }
-    const parsed = manifestRecordSchema.safeParse(value)
-    if (!parsed.success) {
-      const [issue] = parsed.error.issues
-      const problem = `${issue?.path.join('.') || 'the line'}: ${issue?.message}`
-      throw captionerErrors.BAD_MANIFEST(`${manifest}:${index + 1}`, problem)
-    }
-    return parsed.data.type === 'clip' ? [parsed.data] : []
-  })
+  return readManifest(text, { fileName: manifest }).clips
 }
 
 async function listVideos(folder: string): Promise<string[]> {
