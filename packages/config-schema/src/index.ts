@@ -25,6 +25,15 @@ export {
   type ParsedTrainJob,
   type ParseTrainJobOptions,
 } from './lib/parse-train-job.ts'
+export { preflight, preflightRules } from './lib/preflight/preflight.ts'
+export type {
+  DatasetFacts,
+  PreflightFacts,
+  PreflightFinding,
+  PreflightRule,
+  PreflightSubject,
+} from './lib/preflight/rule.ts'
+export { recipe, recipeMemories, type RecipeMemory, type RecipeOptions } from './lib/recipe.ts'
 export {
   goals,
   lossTypes,

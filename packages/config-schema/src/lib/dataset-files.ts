@@ -206,7 +206,8 @@ function describeProblems(
       value,
     )
     const name = formatPath(issue.path) || 'The record'
-    const expected = describeExpected(issue) ?? issue.message
+    const expected =
+      describeExpected(issue) ?? issue.message.replace(/^(Invalid input: )?expected /i, '')
     return [
       found === undefined
         ? { at: issue.path, message: `"${name}" is missing.`, fix: `Expected ${expected}.` }

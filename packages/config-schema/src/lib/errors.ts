@@ -47,8 +47,4 @@ export const configErrors = defineErrors('CONFIG', {
     message: (goal: string, vram: string) => `There is no recipe for ${goal} in ${vram} GB.`,
     fix: 'Goals are motion, style and character; memory sizes are 12, 24, 48 and 80.',
   },
-  EMPTY_MANIFEST: {
-    message: (file: string) => `${file} is empty: a manifest begins with its header line.`,
-    fix: 'Run clip-prep again; it writes the manifest last, in one piece.',
-  },
 })

@@ -6,7 +6,7 @@ type Node = JsonSchema & { properties?: Record<string, Node>; items?: Node | Nod
 
 describe('the JSON Schemas', () => {
   it.each(Object.keys(jsonSchemas))(
-    '%s is up to date (pnpm --filter @kinora/config-schema schema)',
+    '%s is up to date (pnpm --filter @kinora/config-schema generate)',
     (name) => {
       const file = new URL(`../../schema/${name}`, import.meta.url)
       expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual(
@@ -23,7 +23,7 @@ describe('the JSON Schemas', () => {
 
   it('describe the keys of a job, those without effect included', () => {
     const config = (trainJobJsonSchema() as Node).properties?.['config']
-    const process = (config?.properties?.['process']?.items as Node[])[0]
+    const process = (config?.properties?.['process']?.items as Node[] | undefined)?.[0]
     expect(process?.properties?.['train']?.properties?.['steps']).toMatchObject({
       type: 'integer',
       default: 1000,

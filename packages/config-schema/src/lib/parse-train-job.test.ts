@@ -3,8 +3,9 @@ import { describe, expect, it } from 'vitest'
 import { ConfigError, type ConfigIssue } from './errors.ts'
 import { keyRules } from './key-policy.ts'
 import { parseTrainJob, type ParseTrainJobOptions } from './parse-train-job.ts'
+import { recipe, recipeMemories } from './recipe.ts'
 import { schemaAt } from './schema-walk.ts'
-import { trainJobSchema } from './train-job-schema.ts'
+import { goals, trainJobSchema } from './train-job-schema.ts'
 
 const examples = new URL('../../examples/', import.meta.url)
 
@@ -49,6 +50,16 @@ function issuesOf(
 }
 
 describe('examples', () => {
+  it('hold every recipe as it is (pnpm --filter @kinora/config-schema generate)', () => {
+    for (const goal of goals) {
+      for (const memory of recipeMemories) {
+        expect(readFileSync(new URL(`${goal}-${memory}gb.yaml`, examples), 'utf8')).toBe(
+          recipe(goal, memory),
+        )
+      }
+    }
+  })
+
   it.each(readdirSync(examples).filter((name) => /\.(yaml|json)$/.test(name)))(
     '%s parses',
     (name) => {
@@ -268,6 +279,23 @@ describe('the dialect', () => {
       env: { A: 'x'.repeat(50) },
     })
     expect(sameLine).toMatchObject({ line: 6, column: 35 })
+  })
+
+  it('reads JSON with tabs and comments, and says where in it', () => {
+    const text = `{
+\t// the job
+\t"job": "extension", /* of this
+\tkind */ "config": {
+\t\t"name": "job", "process": [{
+\t\t\t"type": "sd_trainer", "datasets": [{"folder_path": "// /* c */"}],
+\t\t\t"model": {"name_or_path": "m", "arch": "wan22_14b_i2v"},
+\t\t\t"train": {"steps": 5, "lrr": 1},
+\t\t}]
+\t}
+}`
+    expect(issuesOf(text, { fileName: 'job.jsonc' })).toMatchObject([{ line: 8, column: 26 }])
+    const job = parse(text.replace(', "lrr": 1', ''), { fileName: 'job.jsonc' })
+    expect(job.config.process[0].datasets[0]?.folder_path).toBe('// /* c */')
   })
 
   it('follows anchors and merge keys', () => {

@@ -228,7 +228,7 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
       place(path),
       path,
       `"${key}" cannot be ${show(value)}.`,
-      `Expected ${describeExpected(issue) ?? issue.message}.`,
+      `Expected ${describeExpected(issue) ?? issue.message.replace(/^(Invalid input: )?expected /i, '')}.`,
     )
   }
 }
