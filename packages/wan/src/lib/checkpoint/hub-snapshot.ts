@@ -47,9 +47,9 @@ export interface DownloadProgress {
   totalBytes: number
 }
 
-/** How often a broken transfer is taken up again without a byte of progress, and how long is waited before, growing. */
+/** How often a broken transfer is taken up again without a byte of progress, and the wait before the first, which doubles. */
 const maxAttempts = 5
-const retryMs = 500
+const retryMs = 250
 
 /** Only these files of a repository are fetched. */
 const wanted =
@@ -87,6 +87,9 @@ export async function fetchFromHub(repo: string, options: HubOptions): Promise<s
     throw hubError(repo, revision, error)
   }
 
+  if (!/^[0-9a-f]{40,64}$/.test(commit)) {
+    throw checkpointErrors.HUB_FAILED(repo, 'the Hub gives no commit for its revision')
+  }
   const names = entries.map((entry) => entry.path)
   recogniseLayout(repo, names)
   const files = entries.filter((entry) => entry.type === 'file' && wanted.test(entry.path))
@@ -167,42 +170,34 @@ async function transfer(
 ): Promise<void> {
   const incomplete = `${blob}.incomplete`
   await mkdir(dirname(blob), { recursive: true })
-  const hash = checksumOf(checksum, entry.size)
+  let counted = 0
+  const countUpTo = (bytes: number) => {
+    onBytes(bytes - counted)
+    counted = bytes
+  }
+  let hash = checksumOf(checksum, entry.size)
   let done = await hashWhatIsThere(incomplete, hash, entry.size)
-  onBytes(done)
+  countUpTo(done)
   for (let failures = 0; done < entry.size;) {
     const before = done
     try {
-      const content = await downloadFile({ ...request, path: entry.path })
-      if (!content) throw checkpointErrors.HUB_FAILED(request.repo, `it has no ${entry.path}`)
-      await pipeline(
-        content.slice(done, entry.size).stream(),
-        async function* (chunks: AsyncIterable<Uint8Array>) {
-          for await (const chunk of chunks) {
-            // A server that ignores the range sends the file from its start: nothing of that may be kept.
-            if (done + chunk.length > entry.size)
-              throw new Error('more bytes came than the file has')
-            hash.update(chunk)
-            done += chunk.length
-            onBytes(chunk.length)
-            yield chunk
-          }
-        },
-        createWriteStream(incomplete, { flags: 'a' }),
-      )
-      if (done < entry.size) throw new Error('the connection ended early')
+      await append(request, entry, incomplete, done, (chunk) => {
+        hash.update(chunk)
+        done += chunk.length
+        countUpTo(done)
+      })
     } catch (error) {
       signal?.throwIfAborted()
+      if (error instanceof RangeIgnored) await rm(incomplete, { force: true })
       failures = done > before ? 1 : failures + 1
       if (isFinal(error) || failures >= maxAttempts) {
         throw hubError(request.repo, request.revision, error, entry.path)
       }
-      await wait(retryMs * failures, undefined, signal ? { signal } : {})
-      // What arrived but was not written is asked for again.
-      const { size } = await stat(incomplete).catch(() => ({ size: 0 }))
-      if (size !== done) {
-        return transfer(request, entry, checksum, blob, signal, onBytes)
-      }
+      await wait(retryMs * 2 ** (failures - 1), undefined, signal ? { signal } : {})
+      // What is in the file counts, not what arrived: some of that may not have been written.
+      hash = checksumOf(checksum, entry.size)
+      done = await hashWhatIsThere(incomplete, hash, entry.size)
+      countUpTo(done)
     }
   }
   const found = hash.digest('hex')
@@ -212,6 +207,56 @@ async function transfer(
   }
   if (entry.size === 0) await writeFileAtomic(incomplete, '')
   await rename(incomplete, blob)
+}
+
+/** The server sent a whole file where a part was asked for. */
+class RangeIgnored extends Error {
+  constructor() {
+    super('the server does not send parts of files')
+  }
+}
+
+/** Appends the rest of a file, from byte `start` on, to what is there. */
+async function append(
+  request: Request,
+  entry: ListFileEntry,
+  incomplete: string,
+  start: number,
+  onChunk: (chunk: Uint8Array) => void,
+): Promise<void> {
+  let rangeIgnored = false
+  const content = await downloadFile({
+    ...request,
+    path: entry.path,
+    fetch: async (input, init) => {
+      const response = await request.fetch(input, init)
+      const asked = /^bytes=([1-9]\d*)-/.test(new Headers(init?.headers).get('Range') ?? '')
+      if (!asked || !response.ok || response.status === 206) return response
+      await response.body?.cancel()
+      rangeIgnored = true
+      throw new RangeIgnored()
+    },
+  })
+  if (!content) throw checkpointErrors.HUB_FAILED(request.repo, `it has no ${entry.path}`)
+  let received = start
+  try {
+    await pipeline(
+      content.slice(start, entry.size).stream(),
+      async function* (chunks: AsyncIterable<Uint8Array>) {
+        for await (const chunk of chunks) {
+          received += chunk.length
+          if (received > entry.size) throw new Error('more bytes came than the file has')
+          onChunk(chunk)
+          yield chunk
+        }
+      },
+      createWriteStream(incomplete, { flags: 'a' }),
+    )
+  } catch (error) {
+    // The hub library passes on the message of an error only.
+    throw rangeIgnored ? new RangeIgnored() : error
+  }
+  if (received < entry.size) throw new Error('the connection ended early')
 }
 
 /** Large files go by SHA-256 of their content; small ones by the name git gives them, SHA-1 over a header and the content. */
