@@ -1,6 +1,4 @@
 import { encodeImage, probe, readFrames } from '@kinora/media'
-import type { VisionSettings } from './options.ts'
-import type { DatasetClip } from './read-dataset.ts'
 
 /** A frame as it is sent: JPEG bytes and its moment in the clip, in seconds. */
 export interface SelectedFrame {
@@ -19,13 +17,21 @@ export function frameTimes(numFrames: number, fps: number, count: number): numbe
   return Array.from({ length: wanted }, (_, i) => (i * last) / (wanted - 1))
 }
 
-/** Reads the frames of a clip that a model is shown. Throws media’s coded errors for a clip that cannot be read. */
-export async function selectFrames(
-  clip: DatasetClip,
-  { frames, frameSize }: Pick<VisionSettings, 'frames' | 'frameSize'>,
+/**
+ * Reads frames of a clip, spread over it.
+ *
+ * @param file the clip
+ * @param options how many frames, and their longer side in pixels
+ */
+export type SelectFrames = (
+  file: string,
+  options: { frames: number; frameSize: number },
   signal: AbortSignal,
-): Promise<SelectedFrame[]> {
-  const facts = await probe(clip.file, { signal })
+) => Promise<SelectedFrame[]>
+
+/** Frames by the system's ffmpeg. Throws media’s coded errors for a clip that cannot be read. */
+export const selectFrames: SelectFrames = async (file, { frames, frameSize }, signal) => {
+  const facts = await probe(file, { signal })
   const times = frameTimes(facts.numFrames, facts.fps, frames)
   const scale = Math.min(1, frameSize / Math.max(facts.width, facts.height))
   const size = {
@@ -35,7 +41,7 @@ export async function selectFrames(
   const step = times.length > 1 ? times[1]! - times[0]! : undefined
   const selected: SelectedFrame[] = []
   const stream = readFrames(
-    clip.file,
+    file,
     {
       ...size,
       probe: facts,

@@ -2,6 +2,7 @@ import type { RunContext } from '@kinora/stage'
 import type { CaptionSkipReason } from '../errors.ts'
 import type { CaptionSettings } from '../options.ts'
 import type { Dataset, DatasetClip } from '../read-dataset.ts'
+import type { SelectFrames } from '../select-frames.ts'
 
 /** What captioning is given that cannot be written in a config file. */
 export interface CaptionContext extends RunContext {
@@ -9,6 +10,8 @@ export interface CaptionContext extends RunContext {
   fetch?: typeof globalThis.fetch | undefined
   /** Where the key of an endpoint is looked up. Default: `process.env`. */
   env?: Readonly<Record<string, string | undefined>> | undefined
+  /** Reads the frames that a model is shown. Default: with the system's ffmpeg. */
+  selectFrames?: SelectFrames | undefined
   /** Numbers in [0, 1) that spread further tries out. Default: `Math.random`. */
   random?: (() => number) | undefined
 }

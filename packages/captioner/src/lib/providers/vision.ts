@@ -26,7 +26,7 @@ export const createVisionProvider: CreateCaptionProvider = async (dataset, setti
   if (model === undefined) throw captionerErrors.NO_ENDPOINT('the name of a model')
   const key = apiKeyEnv === undefined ? undefined : (context.env ?? process.env)[apiKeyEnv]?.trim()
   if (apiKeyEnv !== undefined && !key && !dryRun) throw captionerErrors.NO_KEY(apiKeyEnv)
-  if (!dryRun) await checkFfmpeg()
+  if (!dryRun && !context.selectFrames) await checkFfmpeg()
 
   const address = chatAddress(url)
   const budget = new Budget(vision)
@@ -39,6 +39,7 @@ export const createVisionProvider: CreateCaptionProvider = async (dataset, setti
     fetch: context.fetch ?? globalThis.fetch,
     random: context.random ?? Math.random,
   })
+  const readFrames = context.selectFrames ?? selectFrames
   let failuresInRow = 0
 
   function frameCount(clip: DatasetClip): number {
@@ -60,7 +61,7 @@ export const createVisionProvider: CreateCaptionProvider = async (dataset, setti
         budget.countCached()
         return { text: known, cached: true }
       }
-      frames = await selectFrames(clip, vision, signal)
+      frames = await readFrames(clip.file, vision, signal)
     } catch (error) {
       signal.throwIfAborted()
       if (isCodedError(error, 'MEDIA_NO_FFMPEG')) throw error
