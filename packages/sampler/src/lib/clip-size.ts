@@ -46,6 +46,7 @@ export function sizeForImage(
   multiple: number = wanGrid.multiple,
 ): { width: number; height: number } {
   const aspect = image.height / image.width
-  const cut = (extent: number) => Math.max(1, Math.floor(extent / multiple)) * multiple
+  // 480.000…: the root of an exact square may come out a hair below it.
+  const cut = (extent: number) => Math.max(1, Math.floor(extent / multiple + 1e-9)) * multiple
   return { width: cut(Math.sqrt(area / aspect)), height: cut(Math.sqrt(area * aspect)) }
 }

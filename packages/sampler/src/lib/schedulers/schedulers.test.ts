@@ -44,7 +44,7 @@ describe('schedules', () => {
     (scheduler) => {
       const solver = schedulers[scheduler]({ numSteps: 7, shift: 3 })
       const [clip, noise] = [0.25, -1.5]
-      let x = Float32Array.of(noise)
+      let x: Float32Array = Float32Array.of(noise)
       for (let i = 0; i < 7; i++) x = solver.step(x, Float32Array.of(noise - clip))
       expect(x[0]).toBeCloseTo(clip, 5)
     },
