@@ -30,12 +30,7 @@ export type { WeightFiles } from './lib/checkpoint/weight-files.ts'
 export type { WeightSource } from './lib/checkpoint/weight-source.ts'
 export { buildCondition, conditionVideo } from './lib/condition.ts'
 export { checkpointErrors, wanErrors } from './lib/errors.ts'
-export {
-  createLora,
-  type CreateLoraOptions,
-  type LoraModule,
-  type LoraWeights,
-} from './lib/lora/create-lora.ts'
+export { createLora, type CreateLoraOptions } from './lib/lora/create-lora.ts'
 export {
   joinAdapters,
   uploadLora,

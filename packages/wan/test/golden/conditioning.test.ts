@@ -20,7 +20,7 @@ let device: Device
 beforeAll(async () => {
   device = await openTestDevice()
 })
-afterAll(() => device.destroy())
+afterAll(() => device?.destroy())
 
 it('encodes the prompts as the reference does', async () => {
   await using golden = await openGolden('sampling')

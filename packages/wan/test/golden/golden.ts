@@ -71,7 +71,7 @@ export function readGoldenJson(name: string): unknown {
 
 /**
  * The device the golden tests run on: `KINORA_TEST_DEVICE` (`wgpu` or `cpu`); not set, a WebGPU adapter where one opens, else
- * the processor.
+ * the processor. With `REQUIRE_GPU=1` a missing adapter is a failure.
  */
 export async function openTestDevice(): Promise<Device> {
   const wanted = process.env['KINORA_TEST_DEVICE']
@@ -83,7 +83,8 @@ export async function openTestDevice(): Promise<Device> {
     const { openDevice } = await import('@kinora/wgpu-kernels/node')
     return say(await openDevice())
   } catch (error) {
-    if (wanted === 'wgpu') throw error
+    if (wanted === 'wgpu' || process.env['REQUIRE_GPU'] === '1') throw error
+    print(`no WebGPU adapter: ${(error as Error).message}`)
     return say(await openCpuDevice())
   }
 }

@@ -26,7 +26,7 @@ let device: Device
 beforeAll(async () => {
   device = await openTestDevice()
 })
-afterAll(() => device.destroy())
+afterAll(() => device?.destroy())
 
 describe.each(names)('%s', (name) => {
   for (const compute of ['f32', 'f16'] as const) {

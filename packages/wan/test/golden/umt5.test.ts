@@ -9,7 +9,7 @@ let device: Device
 beforeAll(async () => {
   device = await openTestDevice()
 })
-afterAll(() => device.destroy())
+afterAll(() => device?.destroy())
 
 it('reproduces the states of the reference', async () => {
   await using golden = await openGolden('umt5')

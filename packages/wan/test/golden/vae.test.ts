@@ -17,7 +17,7 @@ let device: Device
 beforeAll(async () => {
   device = await openTestDevice()
 })
-afterAll(() => device.destroy())
+afterAll(() => device?.destroy())
 
 describe('vae', () => {
   it('reproduces the reference at every length, whole and in chunks', async () => {

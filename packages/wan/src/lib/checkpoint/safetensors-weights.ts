@@ -45,21 +45,28 @@ export class SafetensorsWeights implements WeightSource {
     const count = numElements(info.shape)
     const size = bytesPerElement[info.dtype]
     const bytes = new Uint8Array(Math.min(count, chunkElements) * size)
-    const tensor = count > chunkElements ? device.zeros(info.shape, dtype) : undefined
-    for (let done = 0; ;) {
-      const length = Math.min(chunkElements, count - done)
-      const part = bytes.subarray(0, length * size)
-      await source.readInto(stored, part, done * size)
-      const values = convert(part, info.dtype, dtype, { name, file: source.file, from: done })
-      if (!tensor) {
-        await this.#pace(device, values.byteLength)
-        return device.upload(values, info.shape, dtype)
-      }
-      device.write(tensor, values, done)
-      await this.#pace(device, values.byteLength)
-      done += length
-      if (done === count) return tensor
+    const next = async (from: number) => {
+      const part = bytes.subarray(0, Math.min(chunkElements, count - from) * size)
+      await source.readInto(stored, part, from * size)
+      return convert(part, info.dtype, dtype, { name, file: source.file, from })
     }
+    if (count <= chunkElements) {
+      const values = await next(0)
+      await this.#pace(device, values.byteLength)
+      return device.upload(values, info.shape, dtype)
+    }
+    const tensor = device.zeros(info.shape, dtype)
+    try {
+      for (let from = 0; from < count; from += chunkElements) {
+        const values = await next(from)
+        device.write(tensor, values, from)
+        await this.#pace(device, values.byteLength)
+      }
+    } catch (error) {
+      device.release(tensor)
+      throw error
+    }
+    return tensor
   }
 
   async #pace(device: Device, bytes: number): Promise<void> {

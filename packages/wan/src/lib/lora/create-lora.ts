@@ -1,25 +1,6 @@
 import { uniforms } from '@kinora/kernel-api'
+import type { LoraModule, LoraWeights } from '@kinora/lora-files'
 import type { LoraTarget } from '../transformer/transformer.ts'
-
-/** The two factors that join one linear: y = W x + b + scale · B (A x). */
-export interface LoraModule {
-  /** A, row-major [rank, inFeatures]. */
-  a: Float32Array
-  /** B, row-major [outFeatures, rank]. */
-  b: Float32Array
-  rank: number
-  inFeatures: number
-  outFeatures: number
-  /** The scale is alpha / rank; 1 where it is absent. */
-  alpha?: number
-}
-
-/** A LoRA of one expert, on the host. What lora-files reads and writes has this form too. */
-export interface LoraWeights {
-  /** By diffusers module name, such as `blocks.0.attn1.to_q`. */
-  modules: Map<string, LoraModule>
-  metadata: Record<string, string>
-}
 
 export interface CreateLoraOptions {
   rank: number

@@ -1,7 +1,7 @@
 import type { Adapter, Device } from '@kinora/kernel-api'
+import { loraScale, type LoraWeights } from '@kinora/lora-files'
 import { wanErrors } from '../errors.ts'
 import type { LoraTarget } from '../transformer/transformer.ts'
-import type { LoraWeights } from './create-lora.ts'
 
 /** A LoRA on a device, in f32. */
 export interface DeviceLora {
@@ -28,12 +28,13 @@ export function uploadLora(
 ): DeviceLora {
   if (targets) checkModules(lora, targets)
   const adapters = new Map<string, readonly Adapter[]>()
-  for (const [name, { a, b, rank, inFeatures, outFeatures, alpha }] of lora.modules) {
+  for (const [name, module] of lora.modules) {
+    const { a, b, rank, inFeatures, outFeatures } = module
     adapters.set(name, [
       {
         a: device.upload(a, [rank, inFeatures], 'f32'),
         b: device.upload(b, [outFeatures, rank], 'f32'),
-        scale: strength * (alpha === undefined ? 1 : alpha / rank),
+        scale: strength * loraScale(module),
       },
     ])
   }

@@ -30,20 +30,6 @@ export interface BlockSettings {
   readonly adapters: ReadonlyMap<string, readonly Adapter[]> | undefined
 }
 
-/** The ten linears of a block that a LoRA may join, by their path within it, in the order of the equations. */
-export const blockLinears = [
-  'attn1.to_q',
-  'attn1.to_k',
-  'attn1.to_v',
-  'attn1.to_out.0',
-  'attn2.to_q',
-  'attn2.to_k',
-  'attn2.to_v',
-  'attn2.to_out.0',
-  'ffn.net.0.proj',
-  'ffn.net.2',
-] as const
-
 /**
  * One block of the transformer:
  *

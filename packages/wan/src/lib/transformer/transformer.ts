@@ -1,10 +1,11 @@
 import type { Adapter, Device, Ops, Tensor } from '@kinora/kernel-api'
+import { blockLinearNames } from '@kinora/lora-files'
 import type { TransformerConfig } from '../checkpoint/configs.ts'
 import { loadingAll, WeightLoader, type Linear } from '../checkpoint/weight-loader.ts'
 import type { WeightSource } from '../checkpoint/weight-source.ts'
 import { wanErrors } from '../errors.ts'
 import { chainLayers, keptFromScope } from '../layer-chain.ts'
-import { blockLinears, loadBlock, transformerBlock, type BlockWeights } from './block.ts'
+import { loadBlock, transformerBlock, type BlockWeights } from './block.ts'
 import { ropeTables } from './rope.ts'
 import { timestepSinusoid } from './timestep.ts'
 
@@ -63,7 +64,7 @@ export function transformerLoraTargets(config: TransformerConfig): LoraTarget[] 
   const dim = config.numHeads * config.headDim
   const targets: LoraTarget[] = []
   for (let n = 0; n < config.numLayers; n++) {
-    for (const path of blockLinears) {
+    for (const path of blockLinearNames) {
       targets.push({
         name: `blocks.${n}.${path}`,
         inFeatures: path === 'ffn.net.2' ? config.ffnDim : dim,

@@ -1,0 +1,53 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openDevice } from '@kinora/cpu-kernels'
+import { openSafetensors, writeSafetensors } from '@kinora/safetensors'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { SafetensorsWeights } from './safetensors-weights.ts'
+
+// A tensor that arrives in three parts: 4 Mi elements, 4 Mi, and 3.
+const shape = [8 * 2 ** 20 + 3]
+const value = (i: number) => (i % 2039) - 1000
+
+let folder: string
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'kinora-weights-'))
+  const whole = Float32Array.from({ length: shape[0]! }, (_, i) => value(i))
+  const broken = whole.slice()
+  broken[6_000_000] = Number.NaN
+  await writeSafetensors(join(folder, 'w.safetensors'), [
+    { name: 'net.whole', dtype: 'BF16', shape, data: whole },
+    { name: 'net.broken', dtype: 'F16', shape, data: broken },
+  ])
+})
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+it('loads a large tensor in parts, each in its place, and counts elements through all of them', async () => {
+  const device = await openDevice()
+  await using file = await openSafetensors(join(folder, 'w.safetensors'))
+  const files = new Map([...file.tensors.keys()].map((name) => [name, file]))
+  const weights = new SafetensorsWeights(files, 'net.')
+  expect(weights.has('whole')).toBe(true)
+  expect(weights.has('net.whole')).toBe(false)
+  for (const dtype of ['f32', 'f16'] as const) {
+    const tensor = await weights.load('whole', device, dtype)
+    const values = (await device.read(tensor)) as Float32Array
+    // bf16 keeps 8 bits: up to 256 exactly, above to a step of 4.
+    const wrong = values.findIndex(
+      (v, i) => Math.abs(v - value(i)) > (Math.abs(value(i)) > 256 ? 4 : 0),
+    )
+    expect(wrong).toBe(-1)
+    device.release(tensor)
+  }
+  await expect(weights.load('broken', device, 'f32')).rejects.toMatchObject({
+    code: 'CHECKPOINT_NOT_FINITE',
+    message: expect.stringContaining('Element 6000000 of tensor broken') as string,
+  })
+  await expect(weights.load('absent', device, 'f32')).rejects.toMatchObject({
+    code: 'CHECKPOINT_MISSING_TENSOR',
+  })
+  // Nothing is left of the one that failed half-way.
+  expect(device.memory().liveBytes).toBe(0)
+  device.destroy()
+})
