@@ -1,9 +1,9 @@
-import { fileURLToPath } from 'node:url'
 import type { Device } from '@kinora/kernel-api'
 import { buildCondition, loadTextEncoder, loadVae, openCheckpoint } from '@kinora/wan'
 import { afterAll, beforeAll, it } from 'vitest'
 import {
   expectWithin,
+  goldenCheckpoint,
   openGolden,
   openTestDevice,
   permuted,
@@ -14,7 +14,6 @@ import {
 // What the reference pipeline gives the transformer, on tiny-wan's checkpoint: prompt states and condition ≤ 1e-3.
 
 const bar = 1e-3
-const tinyWan = fileURLToPath(new URL('../../../tiny-wan/checkpoint', import.meta.url))
 
 let device: Device
 beforeAll(async () => {
@@ -24,7 +23,7 @@ afterAll(() => device?.destroy())
 
 it('encodes the prompts as the reference does', async () => {
   await using golden = await openGolden('sampling')
-  const encoder = await loadTextEncoder(await openCheckpoint(tinyWan), device)
+  const encoder = await loadTextEncoder(await openCheckpoint(goldenCheckpoint), device)
   const { prompt, negative_prompt: negative } = golden.metadata as Record<string, string>
   const states = await take(device, encoder.encode([prompt!, negative!]))
   const half = states.length / 2
@@ -37,7 +36,7 @@ it('encodes the prompts as the reference does', async () => {
 
 it('builds the condition as the reference does', async () => {
   await using golden = await openGolden('sampling')
-  const vae = await loadVae(await openCheckpoint(tinyWan), device)
+  const vae = await loadVae(await openCheckpoint(goldenCheckpoint), device)
   const [, , height, width] = golden.shape('mid.preprocessed') as [number, number, number, number]
   const numFrames = (golden.shape('in.latents')[2]! - 1) * vae.config.temporalFactor + 1
   // The image as the pipeline has scaled it already; the frames after it are grey.

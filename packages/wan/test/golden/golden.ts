@@ -14,6 +14,11 @@ export const goldenFolder =
   process.env['KINORA_GOLDEN'] ??
   fileURLToPath(new URL('../../../../tooling/golden', import.meta.url))
 
+/** The checkpoint that some of the files were made with: `KINORA_GOLDEN_CHECKPOINT`, or tiny-wan's. */
+export const goldenCheckpoint =
+  process.env['KINORA_GOLDEN_CHECKPOINT'] ??
+  fileURLToPath(new URL('../../../tiny-wan/checkpoint', import.meta.url))
+
 export interface Golden extends AsyncDisposable {
   readonly name: string
   readonly metadata: Readonly<Record<string, string>>

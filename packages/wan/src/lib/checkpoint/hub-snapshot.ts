@@ -23,6 +23,7 @@ import { exists } from './weight-files.ts'
 //   models--<owner>--<name>/blobs/<checksum>            contents; <checksum>.incomplete while they arrive
 //   models--<owner>--<name>/snapshots/<commit>/<path>   links to contents
 
+/** How to reach the Hub, and where to keep what comes from it. */
 export interface HubOptions {
   /** Where downloads are kept: by default the folder that huggingface_hub uses. */
   cacheDir?: string | undefined
@@ -39,6 +40,7 @@ export interface HubOptions {
   onProgress?: ((progress: DownloadProgress) => void) | undefined
 }
 
+/** How far a download is. */
 export interface DownloadProgress {
   /** File that is arriving, as the repository names it. */
   file: string

@@ -14,6 +14,7 @@ import { createVae, type WanVae } from '../vae/vae.ts'
 import type { WanCheckpoint } from './open-checkpoint.ts'
 import { SafetensorsWeights } from './safetensors-weights.ts'
 
+/** How a network is loaded. */
 export interface LoadOptions {
   signal?: AbortSignal | undefined
 }

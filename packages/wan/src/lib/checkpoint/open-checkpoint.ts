@@ -35,6 +35,7 @@ export interface WanCheckpoint extends CheckpointConfigs {
   openWeights(part: Exclude<CheckpointPart, 'tokenizer'>): Promise<WeightFiles>
 }
 
+/** For a source on the Hub; a folder needs none. */
 export interface OpenCheckpointOptions extends HubOptions {}
 
 const stems = {

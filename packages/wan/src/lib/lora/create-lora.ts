@@ -2,6 +2,7 @@ import { uniforms } from '@kinora/kernel-api'
 import type { LoraModule, LoraWeights } from '@kinora/lora-files'
 import type { LoraTarget } from '../transformer/transformer.ts'
 
+/** Size and origin of a fresh LoRA. */
 export interface CreateLoraOptions {
   rank: number
   /** The scale is alpha / rank; 1 unless given. */

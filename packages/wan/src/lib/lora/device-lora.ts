@@ -13,6 +13,7 @@ export interface DeviceLora {
   release(): void
 }
 
+/** How a LoRA joins. */
 export interface UploadLoraOptions {
   /** Multiplies each module's own scale; 1 unless given. */
   strength?: number | undefined

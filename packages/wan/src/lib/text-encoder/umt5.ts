@@ -10,6 +10,7 @@ import { relativeBuckets } from './relative-position.ts'
 // The encoder of UMT5 (Chung et al. 2023, "UniMax"; a T5 whose every layer has its own position table). Axes: B batch (1),
 // N tokens, C channels, H heads, D head channels, F channels of the feed-forward, K buckets.
 
+/** How the text encoder is loaded. */
 export interface Umt5Options {
   /** Dtype of the weights and inputs of the linears; the residual stream and the gated product are f32 always. */
   compute: 'f32' | 'f16'

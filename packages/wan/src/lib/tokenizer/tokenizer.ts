@@ -2,6 +2,7 @@ import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import { checkpointErrors } from '../errors.ts'
 import { cleanPrompt } from './clean-prompt.ts'
 
+/** Text to the ids that the text encoder reads. */
 export interface WanTokenizer {
   /** Most tokens of a text, the end token counted. */
   readonly textLength: number

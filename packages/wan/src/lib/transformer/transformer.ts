@@ -12,12 +12,14 @@ import { timestepSinusoid } from './timestep.ts'
 // Axes: B batch, K input channels, F latent frames, Y and X latent rows and columns, N tokens = F · Y/2 · X/2, L text rows,
 // C channels of the model, D head channels.
 
+/** How an expert is loaded. */
 export interface TransformerOptions {
   /** Dtype of the weights and inputs of the linears and attention; all else is f32. */
   compute: 'f32' | 'f16'
   signal?: AbortSignal | undefined
 }
 
+/** What one forward pass is computed from. */
 export interface TransformerInput {
   /** [B, K, F, Y, X] f32: 16 noisy latents, 4 mask, 16 condition. Y and X even. */
   latents: Tensor
@@ -27,6 +29,7 @@ export interface TransformerInput {
   text: Tensor
 }
 
+/** How one forward pass is run. */
 export interface TransformerRun {
   /** By module name (`loraTargets`), summed in order. */
   adapters?: ReadonlyMap<string, readonly Adapter[]> | undefined

@@ -14,6 +14,7 @@ import { decoderLayers, encoderLayers } from './vae-layout.ts'
 /** Where diffusers clamps log-variances. `encode` gives them unclamped; clamp before drawing from the posterior. */
 export const logvarRange = [-30, 20] as const
 
+/** How a clip is cut while it is computed. */
 export interface ChunkOptions {
   /**
    * Latent frames computed at a time: any number gives the same result, fewer take less memory. As many as keep one full-size
