@@ -1,6 +1,9 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { CodedError } from '../coded-error.ts'
@@ -232,6 +235,50 @@ describe('runBin', () => {
     expect(exitCode).toBe(130)
     expect(stderr).toContain('Stopping at the next safe point.')
     expect(stderr).toContain('Stopped at cut 0/2.')
+  })
+
+  it('ends at once at the second Ctrl-C, and leaves neither a lock nor a temporary file', async () => {
+    const entry = join(folder, 'stubborn.mjs')
+    const source = fileURLToPath(new URL('../..', import.meta.url))
+    await build({
+      stdin: {
+        contents: `
+          import { z } from 'zod'
+          import { lockFolder, writeFileAtomic } from './index.ts'
+          import { runBin } from './bin.ts'
+          async function* run() {
+            await lockFolder(${JSON.stringify(join(folder, 'out'))})
+            async function* endless() {
+              for (;;) {
+                yield Buffer.from('half a file')
+                console.log('writing')
+                await new Promise((done) => setTimeout(done, 50))
+              }
+            }
+            yield { type: 'note', message: 'begun' }
+            await writeFileAtomic(${JSON.stringify(join(folder, 'out/file'))}, endless())
+          }
+          process.exitCode = await runBin({ name: 'stubborn', summary: '', options: z.strictObject({}), run })`,
+        resolveDir: source,
+      },
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      banner: {
+        js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url)",
+      },
+      outfile: entry,
+    })
+    const child = spawn(process.execPath, [entry])
+    let stderr = ''
+    child.stderr.on('data', (text) => {
+      stderr += String(text)
+      if (/Stopping at the next safe point/.test(stderr)) child.kill('SIGINT')
+    })
+    child.stdout.once('data', () => child.kill('SIGINT'))
+    const exitCode = await new Promise((done) => child.once('close', done))
+    expect(exitCode).toBe(130)
+    expect(await readdir(join(folder, 'out'))).toEqual([])
   })
 
   it('runs one of several commands, loading only that one', async () => {
