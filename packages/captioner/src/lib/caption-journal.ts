@@ -6,9 +6,14 @@ import { z } from 'zod'
 
 // .captioner.jsonl: which captions this program wrote, one line each time: the file and the sha256 of its bytes. A caption
 // whose hash is not here was written or edited by a person. The line is added before the caption is written: a run killed in
-// between leaves a line too many, never a caption that looks like a person's.
+// between leaves a line too many, never a caption that looks like a person's. `accepted` takes a hash back: a person has
+// made the caption theirs.
 
-const lineSchema = z.strictObject({ file: z.string(), sha256: z.string().length(64) })
+const lineSchema = z.strictObject({
+  file: z.string(),
+  sha256: z.string().length(64),
+  accepted: z.literal(true).optional(),
+})
 
 /** Whose a caption file is. `none`: there is no file, or only blank space in it. */
 export type CaptionOwner = 'none' | 'captioner' | 'human'
@@ -25,22 +30,37 @@ export interface CaptionJournal {
   find(file: string): Promise<FoundCaption>
   /** Writes a caption of ours: the journal first, then the file, whole or not at all. */
   write(file: string, text: string): Promise<void>
+  /** Writes a caption that a person has chosen, and forgets that it may once have been ours. */
+  writeAccepted(file: string, text: string): Promise<void>
 }
 
 /** Opens the journal of a dataset's folder; there need not be one yet. */
 export async function openJournal(folder: string): Promise<CaptionJournal> {
   const journal = join(folder, '.captioner.jsonl')
   const written = new Map<string, Set<string>>()
-  const remember = (file: string, sha256: string): void => {
-    written.set(file, (written.get(file) ?? new Set()).add(sha256))
+  const remember = ({ file, sha256: hash, accepted }: z.output<typeof lineSchema>): void => {
+    const hashes = written.get(file) ?? new Set()
+    if (accepted) hashes.delete(hash)
+    else hashes.add(hash)
+    written.set(file, hashes)
   }
   const before = (await readIfThere(journal)) ?? ''
   for (const line of before.split('\n')) {
     const entry = parseLine(line)
-    if (entry) remember(entry.file, entry.sha256)
+    if (entry) remember(entry)
   }
   let separator = before === '' || before.endsWith('\n') ? '' : '\n'
   const nameOf = (file: string): string => relative(folder, file).split(sep).join('/')
+
+  async function record(entry: z.output<typeof lineSchema>): Promise<void> {
+    try {
+      await appendFile(journal, `${separator}${JSON.stringify(entry)}\n`)
+    } catch (error) {
+      throw codeSystemError(error, journal)
+    }
+    separator = ''
+    remember(entry)
+  }
 
   return {
     async find(file) {
@@ -50,14 +70,13 @@ export async function openJournal(folder: string): Promise<CaptionJournal> {
       return { owner: ours ? 'captioner' : 'human', text }
     },
     async write(file, text) {
-      const entry = { file: nameOf(file), sha256: sha256(text) }
-      try {
-        await appendFile(journal, `${separator}${JSON.stringify(entry)}\n`)
-        separator = ''
-      } catch (error) {
-        throw codeSystemError(error, journal)
+      await record({ file: nameOf(file), sha256: sha256(text) })
+      await writeFileAtomic(file, text)
+    },
+    async writeAccepted(file, text) {
+      if (written.get(nameOf(file))?.has(sha256(text))) {
+        await record({ file: nameOf(file), sha256: sha256(text), accepted: true })
       }
-      remember(entry.file, entry.sha256)
       await writeFileAtomic(file, text)
     },
   }
