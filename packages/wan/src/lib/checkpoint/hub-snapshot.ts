@@ -96,18 +96,17 @@ export async function fetchFromHub(repo: string, options: HubOptions): Promise<s
   recogniseLayout(repo, names)
   const files = entries.filter((entry) => entry.type === 'file' && wanted.test(entry.path))
   const snapshot = join(folder, 'snapshots', commit)
-  await using _lock = await lockFolder(folder)
   const todo: ListFileEntry[] = []
   for (const entry of files) {
     if (!(await isComplete(join(snapshot, entry.path), entry.size))) todo.push(entry)
   }
-  await requireFreeSpace(
-    folder,
-    todo.reduce((sum, entry) => sum + entry.size, 0),
-  )
+  const todoBytes = todo.reduce((sum, entry) => sum + entry.size, 0)
+  await requireFreeSpace(folder, todoBytes)
+  // Runs that find everything in the cache may share it; only one may fill it.
+  await using _lock = todo.length > 0 ? await lockFolder(folder) : undefined
 
   const totalBytes = files.reduce((sum, entry) => sum + entry.size, 0)
-  let doneBytes = totalBytes - todo.reduce((sum, entry) => sum + entry.size, 0)
+  let doneBytes = totalBytes - todoBytes
   const fetchAll = async (list: readonly ListFileEntry[]) => {
     for (const entry of list) {
       await fetchFile(

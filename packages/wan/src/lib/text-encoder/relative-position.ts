@@ -3,7 +3,7 @@
  * nearest distances have a bucket of their own, the others share logarithmically growing ones up to `maxDistance` (Raffel et
  * al. 2020, "Exploring the limits of transfer learning").
  */
-export function relativeBucket(relative: number, numBuckets: number, maxDistance: number): number {
+function relativeBucket(relative: number, numBuckets: number, maxDistance: number): number {
   const half = numBuckets / 2
   const exact = half / 2
   const distance = Math.abs(relative)

@@ -20,7 +20,7 @@ const whiteSpaceRun =
  * ftfy.fix_text, version 6, without the repair of mojibake: line by line, each until nothing changes. HTML references are
  * replaced only where they end in a semicolon, and no longer from the first line on that has a "<".
  */
-export function fixText(text: string): string {
+function fixText(text: string): string {
   let unescape = true
   const lines = text.match(/[^\n]*\n|[^\n]+$/g) ?? []
   return lines

@@ -3,7 +3,7 @@ import type { Linear, WeightLoader } from '../checkpoint/weight-loader.ts'
 
 // Axes: B batch, N tokens, L text rows, C channels of the model, H heads, D head channels, F channels of the feed-forward.
 
-export interface AttentionWeights {
+interface AttentionWeights {
   readonly q: Linear
   readonly k: Linear
   readonly v: Linear

@@ -78,7 +78,7 @@ export function residual(
 }
 
 /** Single-head attention over the positions of each frame. */
-export function frameAttention(ops: Ops, x_BTYXC: Tensor, w: AttentionWeights): Tensor {
+function frameAttention(ops: Ops, x_BTYXC: Tensor, w: AttentionWeights): Tensor {
   return ops.scope(() => {
     const [b, t, y, x, c] = x_BTYXC.shape as [number, number, number, number, number]
     const qkv = pointwise(ops, channelNorm(ops, x_BTYXC, w.norm), w.qkv)
