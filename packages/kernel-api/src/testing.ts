@@ -4,5 +4,36 @@ export {
   type ConformanceOptions,
 } from './lib/testing/run-conformance.ts'
 export type { Bound, ComputeDType, ConformanceCase } from './lib/testing/conformance-case.ts'
-export * as reference from './lib/testing/reference.ts'
-export type { RefArray } from './lib/testing/reference.ts'
+export {
+  adamw,
+  add,
+  affine,
+  attention,
+  attentionGrad,
+  concat,
+  conv3d,
+  embedding,
+  gatedAdd,
+  gatedAddGrad,
+  gelu,
+  geluGrad,
+  layerNorm,
+  layerNormGrad,
+  linear,
+  linearGrad,
+  loss,
+  lossGrad,
+  mul,
+  permute,
+  refArray,
+  rmsNorm,
+  rmsNormGrad,
+  rope,
+  silu,
+  slice,
+  sumSquares,
+  type RefArray,
+  type RefAdapter,
+  type RefAttentionOptions,
+  type RefConvOptions,
+} from './lib/testing/reference.ts'

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { openDevice } from '@kinora/cpu-kernels'
+import { writeLora } from '@kinora/lora-files'
 import { probe, writeImage } from '@kinora/media'
 import { openSafetensors, writeSafetensors } from '@kinora/safetensors'
 import { runBin } from '@kinora/stage/bin'
@@ -174,6 +175,22 @@ describe('bad input is told before anything is loaded', () => {
     await expect(sample(small({ latents: wrong }), { device })).rejects.toMatchObject({
       code: 'SAMPLER_NO_LATENTS',
     })
+  })
+
+  test('a LoRA of another model', async () => {
+    const file = path('other_low_noise.safetensors')
+    const module = { rank: 1, inFeatures: 4, outFeatures: 4 }
+    const weights = { a: new Float32Array(4), b: new Float32Array(4), ...module }
+    const refused = (name: string, code: string) =>
+      writeLora(
+        file,
+        { modules: new Map([[name, weights]]), metadata: {} },
+        { layout: 'comfyui', dtype: 'f32', metadata: {} },
+      ).then(() =>
+        expect(sample(small({ lora: [file] }), { device })).rejects.toMatchObject({ code }),
+      )
+    await refused('blocks.0.attn1.to_q', 'WAN_ADAPTER_SHAPE')
+    await refused('blocks.99.attn1.to_q', 'WAN_UNKNOWN_MODULE')
   })
 
   test('nothing was left on the device or the disk', async () => {

@@ -15,6 +15,7 @@ import { CpuOps } from './cpu-ops.ts'
 import { cpuKernelsErrors } from './errors.ts'
 import { describe, Memory } from './memory.ts'
 
+/** What `openDevice` takes. */
 export interface CpuDeviceOptions extends OpenDeviceOptions {
   /**
    * How f32 tensors are held: `f32` (default), or as `f64`, never rounded, for finite differences and references. Those of
@@ -23,6 +24,7 @@ export interface CpuDeviceOptions extends OpenDeviceOptions {
   precision?: 'f32' | 'f64' | undefined
 }
 
+/** A device on the processor. */
 export interface CpuDevice extends Device {
   /** A float tensor with all its digits, which `read` rounds to f32. */
   readF64(tensor: Tensor): Float64Array

@@ -20,6 +20,7 @@ export interface DeviceInfo {
 /** Host arrays: f16 and bf16 travel as their 16 bits. */
 export type HostArray = Float32Array | Float64Array | Uint16Array | Int32Array | Uint32Array
 
+/** Bytes on a device, as its tensors count them. */
 export interface MemoryUse {
   /** Bytes of live tensors now, and the most since `resetPeak`. */
   liveBytes: number
@@ -64,11 +65,12 @@ export interface Device {
   destroy(): void
 }
 
-/** What a backend package exports by the name `openDevice`: the one line that changes when the kernels are swapped. */
+/** What any backend may be asked when it opens a device. */
 export interface OpenDeviceOptions {
   /** Part of an adapter's name, to choose among several. */
   adapter?: string | undefined
   /** Checks bounds and validates every call: slower, for bug reports and tests. */
   robust?: boolean | undefined
 }
+/** What a backend package exports by the name `openDevice`: the one line that changes when the kernels are swapped. */
 export type OpenDevice = (options?: OpenDeviceOptions) => Promise<Device>

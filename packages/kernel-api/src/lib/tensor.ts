@@ -46,6 +46,7 @@ export interface PackedWeight {
 /** What `linear` multiplies by: a dense [N, K] tensor or a packed one. */
 export type Weight = Tensor | PackedWeight
 
+/** Tells a packed weight from a dense one. */
 export function isPackedWeight(weight: Weight): weight is PackedWeight {
   return 'format' in weight
 }

@@ -35,6 +35,7 @@ export const bytesPerElement: Readonly<Record<SafetensorsDType, number>> = {
   U64: 8,
 }
 
+/** Tells a dtype of the format from any other value. */
 export function isSafetensorsDType(value: unknown): value is SafetensorsDType {
   return typeof value === 'string' && Object.hasOwn(bytesPerElement, value)
 }

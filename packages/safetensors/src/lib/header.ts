@@ -32,6 +32,7 @@ export interface TensorInfo {
   readonly end: number
 }
 
+/** A header that was checked against the size of its file. */
 export interface SafetensorsHeader {
   /** In the order of their bytes. */
   readonly tensors: ReadonlyMap<string, TensorInfo>

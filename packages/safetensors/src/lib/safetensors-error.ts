@@ -35,6 +35,7 @@ export class SafetensorsError extends Error {
   }
 }
 
+/** Every code of this package; the README says when each is thrown. */
 export type SafetensorsErrorCode =
   | 'SAFETENSORS_CANNOT_OPEN'
   | 'SAFETENSORS_TRUNCATED'

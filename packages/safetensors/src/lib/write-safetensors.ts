@@ -35,6 +35,7 @@ export interface TensorToWrite {
   readonly shape: readonly number[]
   readonly data: TensorArray | (() => TensorSource | Promise<TensorSource>)
 }
+/** Bytes of a tensor, whole or in parts that follow each other. */
 export type TensorSource = TensorArray | Iterable<TensorArray> | AsyncIterable<TensorArray>
 
 /**

@@ -88,5 +88,7 @@ export const sampleOptions = z.strictObject({
   cacheDir: z.string().min(1).optional().describe('Where files from the Hub are kept.'),
 })
 
+/** What `sample` takes: one clip from one image and one prompt. */
 export type SampleOptions = z.input<typeof sampleOptions>
+/** A LoRA as `[high:|low:]FILE[@WEIGHT]`, or the same as an object. */
 export type LoraOption = NonNullable<SampleOptions['lora']>[number]

@@ -12,7 +12,9 @@ import {
   loadVae,
   transformerLoraTargets,
   uploadLora,
+  wanErrors,
   type DeviceLora,
+  type LoraTarget,
   type WanCheckpoint,
   type WanTransformer,
   type WanVae,
@@ -203,21 +205,12 @@ class Pipeline implements WanPipeline {
   #check(options: GenerateOptions): void {
     this.#checkSize(options)
     const { loras = [], latents } = options
+    const { transformer } = this.checkpoint
     const shape = this.#latentShape(options)
     if (latents && latents.length !== shape.reduce((p, n) => p * n, 1)) {
       throw samplerErrors.BAD_LATENTS('The latents have', [latents.length], shape)
     }
-    const targets = new Map(
-      transformerLoraTargets(this.checkpoint.transformer).map((target) => [target.name, target]),
-    )
-    // `uploadLora` says what is wrong; here only whether it is worth loading anything.
-    for (const { weights } of loras) {
-      for (const name of weights.modules.keys()) {
-        if (!targets.has(name)) {
-          uploadLora(this.#device, weights, { targets: [...targets.values()] })
-        }
-      }
-    }
+    for (const { weights } of loras) checkLora(weights, transformerLoraTargets(transformer))
   }
 
   #checkSize(options: Pick<GenerateOptions, 'image' | 'width' | 'height' | 'numFrames'>): void {
@@ -486,6 +479,21 @@ class Pipeline implements WanPipeline {
     for (const expert of ['high', 'low'] as const) {
       this.#experts[expert]?.release()
       delete this.#experts[expert]
+    }
+  }
+}
+
+/** Throws wan's own error for a LoRA of another model, before anything is loaded for it. */
+function checkLora(lora: LoraWeights, targets: readonly LoraTarget[]): void {
+  for (const [name, { rank, inFeatures, outFeatures }] of lora.modules) {
+    const target = targets.find((candidate) => candidate.name === name)
+    if (!target) throw wanErrors.UNKNOWN_MODULE(name)
+    if (inFeatures !== target.inFeatures || outFeatures !== target.outFeatures) {
+      throw wanErrors.ADAPTER_SHAPE(
+        name,
+        `[${rank}, ${inFeatures}] and [${outFeatures}, ${rank}]`,
+        `[r, ${target.inFeatures}] and [${target.outFeatures}, r]`,
+      )
     }
   }
 }

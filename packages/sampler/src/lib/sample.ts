@@ -11,6 +11,7 @@ import { sampleOptions, type SampleOptions } from './options.ts'
 import { openPipeline } from './pipeline.ts'
 import { readLoras } from './read-loras.ts'
 
+/** What a run is given beside its options. */
 export interface SampleContext extends RunContext {
   /** Where the networks run. The caller opens and destroys it. */
   device: Device

@@ -12,6 +12,7 @@ export interface RefArray {
   readonly data: Float64Array
 }
 
+/** An array of zeros, or of the given numbers. */
 export function refArray(shape: readonly number[], data?: ArrayLike<number>): RefArray {
   return { shape, data: data ? Float64Array.from(data) : new Float64Array(numElements(shape)) }
 }
@@ -19,6 +20,7 @@ export function refArray(shape: readonly number[], data?: ArrayLike<number>): Re
 const channels = (x: RefArray) => x.shape.at(-1) ?? 1
 const rowsOf = (x: RefArray) => x.data.length / channels(x)
 
+/** A low-rank side branch: y += scale · (x aᵀ) bᵀ. */
 export interface RefAdapter {
   a: RefArray
   b: RefArray
