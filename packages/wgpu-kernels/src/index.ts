@@ -1,0 +1,9 @@
+export type {
+  AdapterDescription,
+  AdapterProfile,
+  SubgroupMatrixConfig,
+} from './lib/device/adapter-profile.ts'
+export type { KernelTime } from './lib/device/command-queue.ts'
+export { createDevice, WgpuDevice, type CreateDeviceOptions } from './lib/device/wgpu-device.ts'
+export { wgpuErrors } from './lib/errors.ts'
+export { requiredFeatures, requiredLimits } from './lib/device/device-request.ts'

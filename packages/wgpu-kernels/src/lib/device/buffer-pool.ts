@@ -1,0 +1,136 @@
+import { wgpuErrors } from '../errors.ts'
+import { BufferUsage } from './gpu-constants.ts'
+
+/** A GPU buffer of the pool. The same object comes back each time the buffer is reused, so bind groups can be kept by id. */
+export interface PooledBuffer {
+  /** Never reused, unlike the buffer. */
+  readonly id: number
+  readonly buffer: GPUBuffer
+  /** Capacity: a size class, a multiple of 256. */
+  readonly sizeBytes: number
+  /** Number of the batch that last used it: a host write must not overtake commands still being recorded. */
+  lastBatch: number
+}
+
+/**
+ * Rounds a size up to its class. Small buffers have four classes an octave, large ones sixteen, so at most a quarter of a
+ * small buffer and 6 % of a large one is waste, while a network's few hundred sizes meet in few classes.
+ */
+export function sizeClass(bytes: number): number {
+  if (bytes <= 256) return 256
+  const octave = 2 ** Math.floor(Math.log2(bytes - 1))
+  const step = Math.max(256, octave / (bytes >= 2 ** 20 ? 16 : 4))
+  return Math.ceil(bytes / step) * step
+}
+
+/** What the pool needs of the device it allocates on. */
+export interface PoolHost {
+  readonly device: GPUDevice
+  /** Largest buffer, in bytes. */
+  readonly maxBufferSize: number
+  /** Called before a buffer is destroyed: commands that use it must have been submitted. */
+  flush(): void
+  /** Called with a check that resolves once it is known whether an allocation succeeded. */
+  watch(check: Promise<Error | undefined>): void
+}
+
+/** Bytes kept for reuse beyond which the longest unused buffers go back to the driver, unless as much is live. */
+const POOLED_FLOOR = 256 * 2 ** 20
+
+/**
+ * Storage buffers by size class, last in first out. Buffers go back explicitly, never by garbage collection, which knows
+ * nothing of GPU memory.
+ */
+export class BufferPool {
+  readonly #host: PoolHost
+  readonly #free = new Map<number, PooledBuffer[]>()
+  /** Buffers handed out. */
+  readonly #live = new Set<PooledBuffer>()
+  #nextId = 1
+  #liveBytes = 0
+  #peakBytes = 0
+  #pooledBytes = 0
+
+  constructor(host: PoolHost) {
+    this.#host = host
+  }
+
+  get liveBytes(): number {
+    return this.#liveBytes
+  }
+  get peakBytes(): number {
+    return this.#peakBytes
+  }
+  get pooledBytes(): number {
+    return this.#pooledBytes
+  }
+
+  resetPeak(): void {
+    this.#peakBytes = this.#liveBytes
+  }
+
+  /** A buffer of at least `bytes`. Its content is whatever the last user left. */
+  acquire(bytes: number): PooledBuffer {
+    const size = sizeClass(bytes)
+    if (size > this.#host.maxBufferSize) {
+      throw wgpuErrors.BUFFER_TOO_LARGE(bytes, this.#host.maxBufferSize)
+    }
+    let pooled = this.#free.get(size)?.pop()
+    if (pooled) {
+      this.#pooledBytes -= size
+    } else {
+      if (this.#pooledBytes > Math.max(POOLED_FLOOR, this.#liveBytes / 2)) this.trim()
+      pooled = this.#create(size)
+    }
+    this.#live.add(pooled)
+    this.#liveBytes += size
+    this.#peakBytes = Math.max(this.#peakBytes, this.#liveBytes)
+    return pooled
+  }
+
+  release(pooled: PooledBuffer): void {
+    if (!this.#live.delete(pooled)) return
+    this.#liveBytes -= pooled.sizeBytes
+    this.#pooledBytes += pooled.sizeBytes
+    const list = this.#free.get(pooled.sizeBytes)
+    if (list) list.push(pooled)
+    else this.#free.set(pooled.sizeBytes, [pooled])
+  }
+
+  /** Gives everything unused back to the driver. */
+  trim(): void {
+    if (this.#pooledBytes === 0) return
+    this.#host.flush()
+    for (const list of this.#free.values()) for (const { buffer } of list) buffer.destroy()
+    this.#free.clear()
+    this.#pooledBytes = 0
+  }
+
+  destroy(): void {
+    for (const list of this.#free.values()) for (const { buffer } of list) buffer.destroy()
+    for (const { buffer } of this.#live) buffer.destroy()
+    this.#free.clear()
+    this.#live.clear()
+    this.#liveBytes = 0
+    this.#pooledBytes = 0
+  }
+
+  #create(size: number): PooledBuffer {
+    const { device } = this.#host
+    const live = this.#liveBytes
+    const kept = this.#pooledBytes
+    // A buffer that does not fit comes back invalid and says so later, through the scope; createBuffer does not throw.
+    device.pushErrorScope('out-of-memory')
+    const buffer = device.createBuffer({
+      label: `pool ${size}`,
+      size,
+      usage: BufferUsage.STORAGE | BufferUsage.COPY_SRC | BufferUsage.COPY_DST,
+    })
+    this.#host.watch(
+      device
+        .popErrorScope()
+        .then((error) => (error ? wgpuErrors.OUT_OF_MEMORY(size, live, kept) : undefined)),
+    )
+    return { id: this.#nextId++, buffer, sizeBytes: size, lastBatch: 0 }
+  }
+}

@@ -1,0 +1,346 @@
+import {
+  bytesPerElement,
+  numElements,
+  type Device,
+  type DeviceInfo,
+  type DType,
+  type HostArray,
+  type MemoryUse,
+  type Ops,
+  type Tensor,
+} from '@kinora/kernel-api'
+
+import { wgpuErrors } from '../errors.ts'
+import { createOps } from '../ops.ts'
+import { spliceHalfWords } from '../kernels/splice/splice.ts'
+import { ProgramCache } from '../program/program-cache.ts'
+import { Runner } from '../program/runner.ts'
+import { widenBf16, widenF16 } from '../tensor/half-floats.ts'
+import { Lifetimes } from '../tensor/lifetimes.ts'
+import { describeTensor, type WgpuTensor } from '../tensor/wgpu-tensor.ts'
+import { type AdapterDescription, type AdapterProfile, readProfile } from './adapter-profile.ts'
+import { BufferPool } from './buffer-pool.ts'
+import {
+  CommandQueue,
+  describeDispatch,
+  type DispatchNote,
+  type KernelTime,
+} from './command-queue.ts'
+import { BufferUsage, MapMode } from './gpu-constants.ts'
+
+export interface CreateDeviceOptions {
+  /** Why this adapter was chosen, for `info.reason`. */
+  reason?: string | undefined
+  /** Submits after every dispatch, so that an error names exactly one. Slow. */
+  robust?: boolean | undefined
+  /** Times every dispatch (needs the feature timestamp-query); read with `takeProfile`. */
+  profile?: boolean | undefined
+  /** Lowers the adapter's binding limit, in bytes: tests reach the windowed paths with it. */
+  maxBindingBytes?: number | undefined
+  /** Called when the device is destroyed: where a door drops what it kept alive. */
+  onDestroy?: (() => void) | undefined
+}
+
+/** Bytes read back at once: bounds the staging memory of a large tensor. */
+const READ_CHUNK = 64 * 2 ** 20
+
+/** kernel-api on a GPUDevice. */
+export class WgpuDevice implements Device {
+  readonly info: DeviceInfo
+  readonly ops: Ops
+  readonly profile: AdapterProfile
+  readonly gpuDevice: GPUDevice
+  readonly #options: CreateDeviceOptions
+  readonly #pool: BufferPool
+  readonly #queue: CommandQueue
+  readonly #lifetimes: Lifetimes
+  readonly #runner: Runner
+  /** Checks whose answer is not in yet. */
+  readonly #checks = new Set<Promise<void>>()
+  readonly #errors: Error[] = []
+  #lost: Error | undefined
+  #destroyed = false
+
+  constructor(
+    gpuDevice: GPUDevice,
+    adapterInfo: AdapterDescription,
+    options: CreateDeviceOptions = {},
+  ) {
+    this.gpuDevice = gpuDevice
+    this.#options = options
+    const profile = readProfile(gpuDevice, adapterInfo, options.maxBindingBytes)
+    this.profile = profile
+    this.info = {
+      backend: '@kinora/wgpu-kernels',
+      adapter: profile.device,
+      driver: profile.driver,
+      software: profile.adapterClass === 'software',
+      computeDTypes: profile.f16 ? ['f32', 'f16'] : ['f32'],
+      reason: options.reason ?? 'The caller brought the device.',
+    }
+    const watch = (check: Promise<Error | undefined>): void => this.#watch(check)
+    this.#queue = new CommandQueue({
+      device: gpuDevice,
+      uniformAlignment: profile.limits.uniformAlignment,
+      robust: options.robust ?? false,
+      profile: (options.profile ?? false) && profile.timestamps,
+      onSubmit: (notes, error) => watch(error.then((found) => submitError(notes, found))),
+    })
+    this.#pool = new BufferPool({
+      device: gpuDevice,
+      maxBufferSize: profile.limits.maxBufferBytes,
+      flush: () => this.#queue.flush(),
+      watch,
+    })
+    this.#lifetimes = new Lifetimes((tensor) => {
+      if (--tensor.handle.tensors === 0) this.#pool.release(tensor.handle.pooled)
+    })
+    this.#runner = new Runner({
+      owner: this,
+      device: gpuDevice,
+      profile,
+      pool: this.#pool,
+      queue: this.#queue,
+      programs: new ProgramCache(gpuDevice, watch),
+      lifetimes: this.#lifetimes,
+      assertUsable: () => this.#assertUsable(),
+      watch,
+    })
+    this.ops = createOps(this.#runner)
+    void gpuDevice.lost.then(({ reason, message }) => {
+      if (!this.#destroyed) this.#lost = wgpuErrors.DEVICE_LOST(reason, message)
+    })
+  }
+
+  upload(data: HostArray, shape: readonly number[], dtype: DType): Tensor {
+    if (data.length !== numElements(shape)) {
+      throw wgpuErrors.BAD_SHAPE(
+        'upload',
+        `${data.length} values do not fill a tensor [${shape.join(', ')}].`,
+      )
+    }
+    const bits = hostBits(data, dtype)
+    const tensor = this.#runner.alloc(shape, dtype)
+    this.#writeBits(tensor, bits, 0)
+    return tensor
+  }
+
+  zeros(shape: readonly number[], dtype: DType): Tensor {
+    const tensor = this.#runner.alloc(shape, dtype)
+    this.#runner.clear(tensor)
+    return tensor
+  }
+
+  write(tensor: Tensor, data: HostArray, offset = 0): void {
+    this.#assertUsable()
+    const target = this.#runner.own('write', tensor)
+    if (offset < 0 || offset + data.length > target.numElements) {
+      throw wgpuErrors.BAD_SHAPE(
+        'write',
+        `${data.length} values from ${offset} on do not fit ${describeTensor(target)}.`,
+      )
+    }
+    this.#writeBits(target, hostBits(data, target.dtype), offset * bytesPerElement[target.dtype])
+  }
+
+  async read(tensor: Tensor): Promise<Float32Array | Int32Array | Uint32Array> {
+    this.#assertUsable()
+    const source = this.#runner.own('read', tensor)
+    const { dtype, sizeBytes } = source
+    const { pooled } = source.handle
+    const bytes = new Uint8Array(Math.ceil(sizeBytes / 4) * 4)
+    // All copies are recorded before the first wait, so the caller may free the tensor right after the call.
+    const parts: { staging: GPUBuffer; at: number }[] = []
+    for (let at = 0; at < bytes.length; at += READ_CHUNK) {
+      const size = Math.min(READ_CHUNK, bytes.length - at)
+      const staging = this.gpuDevice.createBuffer({
+        label: 'read',
+        size,
+        usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST,
+      })
+      this.#queue.copy(pooled, at, staging, 0, size)
+      parts.push({ staging, at })
+    }
+    this.#queue.flush()
+    try {
+      for (const { staging, at } of parts) {
+        try {
+          await staging.mapAsync(MapMode.READ)
+        } catch (cause) {
+          // What really happened is in a scope's answer or in `lost`; a failed map is only its consequence.
+          await this.#settle()
+          throw wgpuErrors.VALIDATION(`reading ${describeTensor(source)}`, String(cause), { cause })
+        }
+        bytes.set(new Uint8Array(staging.getMappedRange()), at)
+      }
+    } finally {
+      for (const { staging } of parts) staging.destroy()
+    }
+    await this.#settle()
+    const { buffer } = bytes
+    switch (dtype) {
+      case 'f32':
+        return new Float32Array(buffer, 0, sizeBytes / 4)
+      case 'i32':
+        return new Int32Array(buffer, 0, sizeBytes / 4)
+      case 'u32':
+        return new Uint32Array(buffer, 0, sizeBytes / 4)
+      case 'f16':
+        return widenF16(new Uint16Array(buffer, 0, sizeBytes / 2))
+      case 'bf16':
+        return widenBf16(new Uint16Array(buffer, 0, sizeBytes / 2))
+    }
+  }
+
+  async sync(): Promise<void> {
+    this.#assertUsable()
+    this.#queue.flush()
+    await this.gpuDevice.queue.onSubmittedWorkDone()
+    await this.#settle()
+  }
+
+  retain<T extends Tensor>(tensor: T): T {
+    this.#lifetimes.retain(this.#runner.own('retain', tensor))
+    return tensor
+  }
+
+  release(tensor: Tensor): void {
+    this.#lifetimes.release(this.#runner.own('release', tensor))
+  }
+
+  scope<T>(fn: () => T): T {
+    return this.#lifetimes.scope(fn)
+  }
+
+  memory(): MemoryUse {
+    const { liveBytes, peakBytes, pooledBytes } = this.#pool
+    return { liveBytes, peakBytes, pooledBytes }
+  }
+
+  resetPeak(): void {
+    this.#pool.resetPeak()
+  }
+
+  /** Gives the pool's unused buffers back to the driver. */
+  trim(): void {
+    this.#assertUsable()
+    this.#pool.trim()
+  }
+
+  /** Times of the dispatches since the last call, when the device was made with `profile`. Waits. */
+  async takeProfile(): Promise<KernelTime[]> {
+    return this.#queue.takeProfile()
+  }
+
+  destroy(): void {
+    if (this.#destroyed) return
+    this.#destroyed = true
+    this.#pool.destroy()
+    this.#queue.destroy()
+    this.gpuDevice.destroy()
+    this.#options.onDestroy?.()
+  }
+
+  [Symbol.dispose](): void {
+    this.destroy()
+  }
+
+  #assertUsable(): void {
+    if (this.#destroyed) throw wgpuErrors.DESTROYED()
+    if (this.#lost) throw this.#lost
+  }
+
+  /** Remembers what a check finds; the next wait throws it. */
+  #watch(check: Promise<Error | undefined>): void {
+    const settled: Promise<void> = check
+      .then(
+        (error) => {
+          if (error) this.#errors.push(error)
+        },
+        // A scope that rejects does so because the device is gone, which `lost` reports.
+        () => undefined,
+      )
+      .finally(() => this.#checks.delete(settled))
+    this.#checks.add(settled)
+  }
+
+  /** Waits for the checks so far and throws the first cause among what they found. */
+  async #settle(): Promise<void> {
+    await Promise.all(this.#checks)
+    const errors = this.#errors.splice(0)
+    if (this.#lost) throw this.#lost
+    // Running out of memory makes everything after it invalid, so it is the cause wherever it appears.
+    const cause =
+      errors.find((error) => (error as { code?: string }).code === 'WGPU_OUT_OF_MEMORY') ??
+      errors.find((error) => (error as { code?: string }).code === 'WGPU_BAD_KERNEL') ??
+      errors[0]
+    if (cause) throw cause
+  }
+
+  #writeBits(target: WgpuTensor, bits: Uint8Array, offsetBytes: number): void {
+    const { pooled } = target.handle
+    const end = offsetBytes + bits.byteLength
+    const fillsTail = end === target.sizeBytes
+    if (offsetBytes % 4 === 0 && (bits.byteLength % 4 === 0 || fillsTail)) {
+      const whole = Math.floor(bits.byteLength / 4) * 4
+      if (whole > 0) this.#queue.write(pooled, offsetBytes, bits.subarray(0, whole))
+      if (whole < bits.byteLength) {
+        const tail = new Uint8Array(4)
+        tail.set(bits.subarray(whole))
+        this.#queue.write(pooled, offsetBytes + whole, tail)
+      }
+      return
+    }
+    // A 16-bit dtype at an odd element: WebGPU writes whole words only, so a kernel merges the halves.
+    this.scope(() => {
+      const count = bits.byteLength / 2
+      const source = this.#runner.alloc([count], target.dtype)
+      this.#writeBits(source, bits, 0)
+      spliceHalfWords(this.#runner, target, source, offsetBytes / 2, count)
+    })
+  }
+}
+
+function submitError(notes: readonly DispatchNote[], error: GPUError | null): Error | undefined {
+  if (!error) return undefined
+  const shown = notes.slice(-4).map(describeDispatch).join('; ')
+  const where =
+    notes.length === 1
+      ? shown
+      : notes.length === 0
+        ? 'a copy'
+        : `a batch of ${notes.length} dispatches ending in ${shown}`
+  return wgpuErrors.VALIDATION(where, error.message)
+}
+
+/** The bytes of a host array for a dtype. Throws if the array's type does not carry it. */
+function hostBits(data: HostArray, dtype: DType): Uint8Array {
+  const fits =
+    dtype === 'f32'
+      ? data instanceof Float32Array || data instanceof Float64Array
+      : dtype === 'i32'
+        ? data instanceof Int32Array
+        : dtype === 'u32'
+          ? data instanceof Uint32Array
+          : data instanceof Uint16Array
+  if (!fits) {
+    throw wgpuErrors.BAD_DTYPE(
+      'upload',
+      `a ${data.constructor.name} does not carry ${dtype}; see HostArray.`,
+    )
+  }
+  const array = data instanceof Float64Array ? Float32Array.from(data) : data
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+}
+
+/**
+ * kernel-api on any `GPUDevice`, in Node or a browser. Pass the adapter's `info`, by which tile sizes are chosen. The device
+ * is destroyed with the result's `destroy`.
+ */
+export function createDevice(
+  gpuDevice: GPUDevice,
+  adapterInfo: AdapterDescription,
+  options?: CreateDeviceOptions,
+): WgpuDevice {
+  return new WgpuDevice(gpuDevice, adapterInfo, options)
+}

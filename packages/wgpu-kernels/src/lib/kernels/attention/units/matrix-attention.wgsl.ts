@@ -1,0 +1,447 @@
+// Flash attention on tensor cores (Dao 2023), head size 128, in WGSL with subgroup matrices. Measured on one H100
+// (docs/log.md): forward 265 TFLOP/s at 11264 and at 45056 tokens, backward 187 and 184 (counted as 2.5 forwards).
+//
+// Axes: N queries, M keys, both with H heads of 128 beside each other; a row of one head is 16 vectors of eight f16.
+//
+// What the three texts share:
+// - 256 invocations, eight subgroups of 32 in pairs. A pair owns 32 rows of what the workgroup owns (128 queries, or 128
+//   keys), and its members share the work.
+// - Tiles of the other side stream through workgroup memory, rows padded from 16 to 17 vectors against bank conflicts.
+// - Fragments can only be loaded, multiplied and stored, so scores visit workgroup memory to be exponentiated.
+// - The last block of a ragged length is moved back to end with the rows; rows it shares with its neighbour are computed twice
+//   and stored once. Rows of the streamed side past the end read the last row and weigh nothing.
+import type { KernelText } from '../../../program/define-kernel.ts'
+import {
+  lines,
+  loadMatrix,
+  matrixType,
+  multiplyAccumulate,
+  packHalves,
+  storeMatrix,
+  subgroupMatrixDirectives,
+  zeroMatrix,
+} from '../../../wgsl/subgroup-matrix.ts'
+
+/** What decides the text: whether the streamed length fills its tiles. */
+export interface MatrixAttentionVariant {
+  readonly ragged: boolean
+}
+
+export const MATRIX_ATTENTION_SIZE = 256
+/** Rows a workgroup owns; neither length may be shorter. */
+export const MATRIX_ATTENTION_BLOCK = 128
+/** Bytes of workgroup memory the largest of the three texts takes. */
+export const MATRIX_ATTENTION_BYTES = 48 * 1024
+
+/** Keys a tile of the forward pass, rows a tile of the backward ones. */
+const FORWARD_TILE = 32
+const BACKWARD_TILE = 16
+const ROW = 17
+const LOG2E = 1.4426950408889634
+
+const heads = /* wgsl */ `
+  // Neighbouring workgroups share a head, and so its keys and values in the cache.
+  let blocks = (u.owned + 127u) / 128u;
+  let head_index = group / blocks;
+  if (head_index >= u.batch_heads) { return; }
+  let block_first = (group % blocks) * 128u;
+  let first = min(block_first, u.owned - 128u);
+  let batch = head_index / u.heads;
+  let stride = u.heads * 16u;
+  let q0 = batch * u.N * stride + (head_index % u.heads) * 16u;
+  let k0 = batch * u.M * stride + (head_index % u.heads) * 16u;
+  let subgroup = local / 32u;
+  let lane = local % 32u;
+  let pair = subgroup / 2u;
+  let member = subgroup % 2u;
+  let tile_row = local / 16u;
+  let tile_column = local % 16u;
+  let tile_at = tile_row * ${ROW}u + tile_column;`
+
+/** Writes eight f16 of every row of the pair's fragments, through the subgroup's own strip of `scratch`. */
+function storeRows(
+  scratch: string,
+  fragmentsN: number,
+  output: (rowOffset: number, column: number) => string,
+  factor: (rowOffset: number) => string,
+): string {
+  return lines(2, (i) =>
+    lines(
+      fragmentsN,
+      (j) => /* wgsl */ `
+  ${storeMatrix('row_major', scratch, 'subgroup * 80u', `o${i}_${j}`, 5)}
+  workgroupBarrier();
+  {
+    let at = subgroup * 80u + (lane & 15u) * 5u + (lane >> 4u) * 2u;
+    let row = first + pair * 32u + ${i * 16}u + (lane & 15u);
+    let factor = ${factor(i * 16)};
+    let low = bitcast<vec4<f32>>(${scratch}[at]) * factor;
+    let high = bitcast<vec4<f32>>(${scratch}[at + 1u]) * factor;
+    let packed = ${packHalves('low', 'high')};
+    if (row >= block_first) { ${output(i * 16, j * 2)} }
+  }
+  workgroupBarrier();`,
+    ),
+  )
+}
+
+/**
+ * `out` and `lse`. A pair's members take 16 of a tile's 32 keys each for the scores, and 64 of the 128 channels each for the
+ * result. No running maximum: a sample of every 16th tile gives a reference, all weights are relative to it, and a row
+ * whose weights overflow makes the workgroup start again with the exact maximum (`attempt`); rows almost never do.
+ */
+export function matrixForwardText({ ragged }: MatrixAttentionVariant): KernelText {
+  const scores = /* wgsl */ `
+    {
+      var s0 = ${zeroMatrix};
+      var s1 = ${zeroMatrix};
+${lines(
+  8,
+  (c) => `      {
+        let k_part = ${loadMatrix('left', 'row_major', 'k_tile', `member * ${16 * ROW}u + ${c * 2}u`, ROW)};
+        ${multiplyAccumulate('k_part', `q0_${c}`, 's0')}
+        ${multiplyAccumulate('k_part', `q1_${c}`, 's1')}
+      }`,
+)}
+      // The products are keys by queries; stored by columns they lie as queries by keys.
+      ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u', 's0', 9)}
+      ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u + 144u', 's1', 9)}
+    }`
+  const fetch = (name: string, binding: string, tile: string): string =>
+    lines(2, (i) => {
+      const row = `(${tile}) * ${FORWARD_TILE}u + tile_row + ${i * 16}u`
+      return `    let ${name}${i} = ${binding}[k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column];`
+    })
+  const put = (tile: string, name: string): string =>
+    lines(2, (i) => `    ${tile}[tile_at + ${i * 16 * ROW}u] = ${name}${i};`)
+  const readScores = lines(
+    4,
+    (i) => `      let s${i} = bitcast<vec4<f32>>(strip[score_at + ${i}u]);`,
+  )
+  // Of a row's 32 scores this invocation handles 16.
+  const weigh = lines(4, (i) => {
+    const weight = `exp2(fma(s${i}, scale, reference))`
+    return ragged
+      ? `      let p${i} = select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${[0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')}) < vec4<u32>(u.M));`
+      : `      let p${i} = ${weight};`
+  })
+  return {
+    directives: subgroupMatrixDirectives,
+    declarations: /* wgsl */ `
+var<workgroup> k_tile: array<vec4<u32>, ${FORWARD_TILE * ROW}>;
+var<workgroup> v_tile: array<vec4<u32>, ${FORWARD_TILE * ROW}>;
+var<workgroup> strip: array<vec4<u32>, 1152>;
+var<workgroup> weights: array<vec4<u32>, 640>;
+var<workgroup> row_factor: array<f32, 128>;
+var<workgroup> partial: array<f32, 256>;
+var<workgroup> overflowed: u32;`,
+    main: /* wgsl */ `
+${heads}
+  let tiles = (u.M + ${FORWARD_TILE - 1}u) / ${FORWARD_TILE}u;
+  let row = local % 32u;
+  let half = (local / 32u) % 2u;
+  let own_row = pair * 32u + row;
+  let strip_first = pair * 288u;
+  let score_at = strip_first + row * 9u + half * 4u;
+  let weight_at = own_row * 5u + half * 2u;
+  let scale = vec4<f32>(u.scale * ${LOG2E});
+  if (local == 0u) { overflowed = 0u; }
+${lines(2, (i) => lines(8, (c) => `  let q${i}_${c} = ${loadMatrix('right', 'col_major', 'q', `q0 + (first + pair * 32u + ${i * 16}u) * stride + ${c * 2}u`, 'stride')};`))}
+${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
+  var maximum = 0.0;
+  var sum = 0.0;
+  for (var attempt = 0u; attempt < 2u; attempt++) {
+    let skip = select(1u, 16u, attempt == 0u);
+    var largest = -1e30;
+    for (var t = 0u; t < tiles; t += skip) {
+${fetch('k_next', 'k', `(group * 4u + t) % tiles`)}
+${put('k_tile', 'k_next')}
+      workgroupBarrier();
+${scores}
+      workgroupBarrier();
+      {
+${readScores}
+        let m = max(max(s0, s1), max(s2, s3));
+        largest = max(largest, max(max(m.x, m.y), max(m.z, m.w)));
+      }
+    }
+    partial[half * 128u + own_row] = largest * scale.x;
+    workgroupBarrier();
+    maximum = max(partial[own_row], partial[128u + own_row]);
+    let reference = vec4<f32>(-maximum);
+    sum = 0.0;
+${lines(2, (i) => lines(4, (j) => `    o${i}_${j} = ${zeroMatrix};`))}
+    {
+${fetch('k_next', 'k', '0u')}
+${put('k_tile', 'k_next')}
+    }
+    workgroupBarrier();
+    for (var t = 0u; t < tiles; t++) {
+${scores}
+      workgroupBarrier();
+${fetch('v_next', 'v', 't')}
+${fetch('k_next', 'k', 'min(t + 1u, tiles - 1u)')}
+      {
+        ${ragged ? `let key = vec4<u32>(t * ${FORWARD_TILE}u + half * 16u);` : ''}
+${readScores}
+${weigh}
+        let p = p0 + p1 + p2 + p3;
+        let tile_sum = (p.x + p.y) + (p.z + p.w);
+        sum += tile_sum;
+        if (!(tile_sum <= 32768.0)) { overflowed = 1u; }
+        weights[weight_at] = ${packHalves('p0', 'p1')};
+        weights[weight_at + 1u] = ${packHalves('p2', 'p3')};
+      }
+${put('v_tile', 'v_next')}
+${put('k_tile', 'k_next')}
+      workgroupBarrier();
+${lines(
+  2,
+  (f) => `      {
+        let p0 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${f * 2}u`, 5)};
+        let p1 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${80 + f * 2}u`, 5)};
+${lines(
+  4,
+  (j) => `        {
+          let v_part = ${loadMatrix('right', 'row_major', 'v_tile', `member * 8u + ${f * 16 * ROW + j * 2}u`, ROW)};
+          ${multiplyAccumulate('p0', 'v_part', `o0_${j}`)}
+          ${multiplyAccumulate('p1', 'v_part', `o1_${j}`)}
+        }`,
+)}
+      }`,
+)}
+    }
+    if (workgroupUniformLoad(&overflowed) == 0u) { break; }
+  }
+  workgroupBarrier();
+  partial[half * 128u + own_row] = sum;
+  workgroupBarrier();
+  let total = partial[own_row] + partial[128u + own_row];
+  if (half == 0u) {
+    if (first + own_row >= block_first) {
+      lse[head_index * u.N + first + own_row] = (maximum + log2(total)) * ${1 / LOG2E};
+    }
+    row_factor[own_row] = 1.0 / total;
+  }
+  workgroupBarrier();
+${storeRows(
+  'strip',
+  4,
+  (_, column) => `out[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
+  (offset) => `row_factor[pair * 32u + ${offset}u + (lane & 15u)]`,
+)}`,
+  }
+}
+
+/**
+ * Weights of the backward texts are exp2(score − lse) · 2^6: small weights of long rows would vanish in f16. The factor is
+ * taken out at the end.
+ */
+const SHIFT = 6
+
+/** The pair's member 0 multiplies by the first, member 1 by the second of two matrices with the same rows. */
+function ownFragments(first: [string, string], second: [string, string]): string {
+  const load = ([binding, base]: [string, string]): string =>
+    lines(2, (i) =>
+      lines(
+        8,
+        (c) =>
+          `    a${i}_${c} = ${loadMatrix('left', 'row_major', binding, `${base} + (first + pair * 32u + ${i * 16}u) * stride + ${c * 2}u`, 'stride')};`,
+      ),
+    )
+  return /* wgsl */ `
+${lines(2, (i) => lines(8, (c) => `  var a${i}_${c}: ${matrixType('left')};`))}
+  if (member == 0u) {
+${load(first)}
+  } else {
+${load(second)}
+  }`
+}
+
+/**
+ * `dk` and `dv`. The workgroup owns keys and streams queries. Member 0 computes Sᵀ = K Qᵀ and dV += Pᵀ dO, member 1 computes
+ * dPᵀ = V dOᵀ and dK += dSᵀ Q: the index selects fragments, tile and strip, so neither branches.
+ */
+export function matrixGradKvText({ ragged }: MatrixAttentionVariant): KernelText {
+  const fetch = (tile: string): string => {
+    const row = `(${tile}) * ${BACKWARD_TILE}u + tile_row`
+    return `    let at_next = q0 + ${ragged ? `min(${row}, u.N - 1u)` : `(${row})`} * stride + tile_column;
+    let q_next = q[at_next]; let d_next = dout[at_next];`
+  }
+  const TILE = BACKWARD_TILE * ROW
+  return {
+    directives: subgroupMatrixDirectives,
+    declarations: /* wgsl */ `
+var<workgroup> tiles: array<vec4<u32>, ${4 * TILE}>;
+var<workgroup> strip: array<vec4<u32>, 1056>;`,
+    main: /* wgsl */ `
+${heads}
+  let num_tiles = (u.N + ${BACKWARD_TILE - 1}u) / ${BACKWARD_TILE}u;
+  let query = local % 16u;
+  let chunk = local / 16u;
+  let score_at = query * 33u + chunk * 2u;
+  // Eight f16 replace the eight f32 they came from, one in two vectors: fragments of them keep the strip's stride.
+  let weight_at = query * 33u + (chunk >> 1u) * 4u + 1u + (chunk & 1u);
+  let strip_first = member * 528u;
+  let scale = vec4<f32>(u.scale * ${LOG2E});
+${ownFragments(['k', 'k0'], ['v', 'k0'])}
+${lines(2, (i) => lines(8, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
+  {
+${fetch('0u')}
+    tiles[tile_at] = q_next; tiles[tile_at + ${TILE}u] = d_next;
+  }
+  workgroupBarrier();
+  for (var t = 0u; t < num_tiles; t++) {
+    let now = (t & 1u) * ${2 * TILE}u;
+    let then = ${2 * TILE}u - now;
+    let query_index = ${ragged ? `min(t * ${BACKWARD_TILE}u + query, u.N - 1u)` : `t * ${BACKWARD_TILE}u + query`};
+    let log_sum = ${SHIFT}.0 - lse[head_index * u.N + query_index] * ${LOG2E};
+    let offset = vec4<f32>(${ragged ? `select(log_sum, -1e30, t * ${BACKWARD_TILE}u + query >= u.N)` : 'log_sum'});
+    let delta_row = vec4<f32>(delta[head_index * u.N + query_index]);
+    {
+      var s0 = ${zeroMatrix};
+      var s1 = ${zeroMatrix};
+${lines(
+  8,
+  (c) => `      {
+        let part = ${loadMatrix('right', 'col_major', 'tiles', `now + member * ${TILE}u + ${c * 2}u`, ROW)};
+        ${multiplyAccumulate(`a0_${c}`, 'part', 's0')}
+        ${multiplyAccumulate(`a1_${c}`, 'part', 's1')}
+      }`,
+)}
+      ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u', 's0', 33)}
+      ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u + 4u', 's1', 33)}
+    }
+${fetch(`min(t + 1u, num_tiles - 1u)`)}
+    workgroupBarrier();
+    {
+${lines(
+  2,
+  (i) => `      let p${i} = exp2(fma(bitcast<vec4<f32>>(strip[score_at + ${i}u]), scale, offset));
+      let ds${i} = p${i} * (bitcast<vec4<f32>>(strip[score_at + ${528 + i}u]) - delta_row);`,
+)}
+      tiles[then + tile_at] = q_next; tiles[then + tile_at + ${TILE}u] = d_next;
+      WEIGHTS
+    }
+    workgroupBarrier();
+    {
+      let w0 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 1u + pair * 8u', 33)};
+      let w1 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 5u + pair * 8u', 33)};
+${lines(
+  8,
+  (j) => `      {
+        let part = ${loadMatrix('right', 'row_major', 'tiles', `now + (1u - member) * ${TILE}u + ${j * 2}u`, ROW)};
+        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
+        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
+      }`,
+)}
+    }
+  }
+  workgroupBarrier();
+  let common = select(1.0, u.scale, member == 1u) * ${2 ** -SHIFT};
+${storeRows(
+  'strip',
+  8,
+  (_, column) => /* wgsl */ `
+      let at_out = k0 + row * stride + ${column}u + (lane >> 4u);
+      if (member == 0u) { dv[at_out] = packed; } else { dk[at_out] = packed; }`,
+  () => 'common',
+)}`.replace(
+      'WEIGHTS',
+      `strip[weight_at] = ${packHalves('p0', 'p1')};
+      strip[weight_at + 528u] = ${packHalves('ds0', 'ds1')};`,
+    ),
+  }
+}
+
+/**
+ * `dq`. The workgroup owns queries and streams keys. Member 0 computes S = Q Kᵀ, member 1 dP = dO Vᵀ; then each adds
+ * dS K to 64 of the 128 channels.
+ */
+export function matrixGradQText({ ragged }: MatrixAttentionVariant): KernelText {
+  const TILE = BACKWARD_TILE * ROW
+  const fetch = (tile: string): string => {
+    const row = `(${tile}) * ${BACKWARD_TILE}u + tile_row`
+    return `    let at_next = k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column;
+    let k_next = k[at_next]; let v_next = v[at_next];`
+  }
+  const score = (i: number): string => {
+    const weight = `exp2(fma(bitcast<vec4<f32>>(strip[score_at + ${i}u]), scale, offset))`
+    return ragged
+      ? `select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${[0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')}) < vec4<u32>(u.M))`
+      : weight
+  }
+  return {
+    directives: subgroupMatrixDirectives,
+    declarations: /* wgsl */ `
+var<workgroup> tiles: array<vec4<u32>, ${3 * TILE}>;
+var<workgroup> strip: array<vec4<u32>, 1280>;
+var<workgroup> weights: array<vec4<u32>, 384>;`,
+    main: /* wgsl */ `
+${heads}
+  let num_tiles = (u.M + ${BACKWARD_TILE - 1}u) / ${BACKWARD_TILE}u;
+  let own_row = local % 128u;
+  let half = local / 128u;
+  let score_at = own_row * 5u + half * 2u;
+  let strip_first = member * 640u + pair * 160u;
+  let scale = vec4<f32>(u.scale * ${LOG2E});
+  let offset = vec4<f32>(${SHIFT}.0 - lse[head_index * u.N + first + own_row] * ${LOG2E});
+  let delta_row = vec4<f32>(delta[head_index * u.N + first + own_row]);
+${ownFragments(['q', 'q0'], ['dout', 'q0'])}
+${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
+  {
+${fetch('0u')}
+    tiles[tile_at] = k_next; tiles[tile_at + ${2 * TILE}u] = v_next;
+  }
+  workgroupBarrier();
+  for (var t = 0u; t < num_tiles; t++) {
+    // K is read before and after its values wait in registers, so it has two tiles; V has one.
+    let now = (t & 1u) * ${TILE}u;
+    let then = ${TILE}u - now;
+${fetch(`min(t + 1u, num_tiles - 1u)`)}
+    {
+      let tile = select(now, ${2 * TILE}u, member == 1u);
+      var s0 = ${zeroMatrix};
+      var s1 = ${zeroMatrix};
+${lines(
+  8,
+  (c) => `      {
+        let part = ${loadMatrix('right', 'col_major', 'tiles', `tile + ${c * 2}u`, ROW)};
+        ${multiplyAccumulate(`a0_${c}`, 'part', 's0')}
+        ${multiplyAccumulate(`a1_${c}`, 'part', 's1')}
+      }`,
+)}
+      ${storeMatrix('row_major', 'strip', 'strip_first', 's0', 5)}
+      ${storeMatrix('row_major', 'strip', 'strip_first + 80u', 's1', 5)}
+    }
+    workgroupBarrier();
+    {
+      ${ragged ? `let key = vec4<u32>(t * ${BACKWARD_TILE}u + half * 8u);` : ''}
+${lines(2, (i) => `      let ds${i} = ${score(i)} * (bitcast<vec4<f32>>(strip[score_at + ${640 + i}u]) - delta_row);`)}
+      weights[own_row * 3u + half] = ${packHalves('ds0', 'ds1')};
+    }
+    tiles[then + tile_at] = k_next; tiles[tile_at + ${2 * TILE}u] = v_next;
+    workgroupBarrier();
+    {
+      let w0 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u', 3)};
+      let w1 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u + 48u', 3)};
+${lines(
+  4,
+  (j) => `      {
+        let part = ${loadMatrix('right', 'row_major', 'tiles', `now + member * 8u + ${j * 2}u`, ROW)};
+        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
+        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
+      }`,
+)}
+    }
+  }
+  workgroupBarrier();
+  let common = u.scale * ${2 ** -SHIFT};
+${storeRows(
+  'strip',
+  4,
+  (_, column) => `dq[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
+  () => 'common',
+)}`,
+  }
+}

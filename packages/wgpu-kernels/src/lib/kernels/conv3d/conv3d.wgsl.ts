@@ -1,0 +1,263 @@
+// Axes: T frames, Y rows, X columns of pixels, K channels in, O channels out. Pixels of the result are the rows of a product
+// whose contraction runs over (tap, k).
+import { reads, writes, type BindingDecl, type KernelText } from '../../program/define-kernel.ts'
+import {
+  blockOf,
+  workgroupSizeOf,
+  type MatmulSchedule,
+  type TileSchedule,
+} from '../matmul/matmul-variant.ts'
+import {
+  multiplyBlocks,
+  stageBlock,
+  storeAccumulators,
+  zeroAccumulators,
+} from '../matmul/units/tile.wgsl.ts'
+
+export interface Conv3dVariant {
+  readonly x: 'f32' | 'f16'
+  readonly weight: 'f32' | 'f16'
+  readonly bias: 'none' | 'f32' | 'f16'
+  readonly y: 'f32' | 'f16'
+  /** Elements an index of x and weight covers; 4 where K is a multiple of 4. */
+  readonly kWidth: 1 | 4
+  /** Elements an index of y covers; 4 where O is a multiple of 4. */
+  readonly oWidth: 1 | 4
+  readonly schedule: MatmulSchedule
+}
+
+export function conv3dBindings(variant: Conv3dVariant): Record<string, BindingDecl> {
+  const { x, weight, bias, y, kWidth, oWidth } = variant
+  return {
+    x: reads(x, kWidth),
+    weight: reads(weight, kWidth),
+    ...(bias === 'none' ? {} : { bias: reads(bias) }),
+    y: writes(y, oWidth),
+  }
+}
+
+export const conv3dUniforms = {
+  /** Pixels of this dispatch's part of the result: its frames (from `first_t` on) of one or all batch items. */
+  M: 'u32',
+  frames: 'u32',
+  first_t: 'u32',
+  Yo: 'u32',
+  Xo: 'u32',
+  O: 'u32',
+  T: 'u32',
+  Y: 'u32',
+  X: 'u32',
+  K: 'u32',
+  kT: 'u32',
+  kY: 'u32',
+  kX: 'u32',
+  sT: 'u32',
+  sY: 'u32',
+  sX: 'u32',
+  /** Zeros before the first element. */
+  pT: 'i32',
+  pY: 'i32',
+  pX: 'i32',
+  upsample: 'u32',
+  /** First frame of x that is bound, and where it starts in the binding; where the result starts in its own. */
+  first_frame: 'u32',
+  x_first: 'u32',
+  y_first: 'u32',
+  tiles_m: 'u32',
+  tiles: 'u32',
+} as const
+
+/**
+ * `Pixel` is where the window of a result's pixel starts in the (padded, upsampled) input; `element_of` is the element index of
+ * channel 0 under a tap, or −1 where the tap lies on padding.
+ */
+const geometry = /* wgsl */ `
+struct Pixel { batch: u32, t: i32, y: i32, x: i32 }
+fn pixel_of(m: u32) -> Pixel {
+  let x = m % u.Xo;
+  let y = (m / u.Xo) % u.Yo;
+  let t = u.first_t + (m / (u.Xo * u.Yo)) % u.frames;
+  return Pixel(
+    m / (u.Xo * u.Yo * u.frames),
+    i32(t * u.sT) - u.pT,
+    i32(y * u.sY) - u.pY,
+    i32(x * u.sX) - u.pX,
+  );
+}
+fn element_of(p: Pixel, kt: u32, ky: u32, kx: u32) -> i32 {
+  let t = p.t + i32(kt);
+  let y = p.y + i32(ky);
+  let x = p.x + i32(kx);
+  if (t < 0 || t >= i32(u.T) || y < 0 || y >= i32(u.Y * u.upsample) || x < 0 || x >= i32(u.X * u.upsample)) {
+    return -1;
+  }
+  let frame = p.batch * u.T + u32(t) - u.first_frame;
+  let row = frame * u.Y + u32(y) / u.upsample;
+  return i32(u.x_first + (row * u.X + u32(x) / u.upsample) * u.K);
+}`
+
+const tileHead = (block: { M: number; N: number }): string => /* wgsl */ `
+  let m0 = (tile % u.tiles_m) * ${block.M}u;
+  let n0 = (tile / u.tiles_m) * ${block.N}u;`
+
+function withBias(bias: Conv3dVariant['bias'], sum: string, column: string): string {
+  return bias === 'none' ? sum : `(${sum} + f32(bias[min(${column}, u.O - 1u)]))`
+}
+
+const components = ['x', 'y', 'z', 'w'] as const
+
+/** A tile of registers an invocation, straight from global memory: see the direct unit of matmul for why. */
+function directText(variant: Conv3dVariant): KernelText {
+  const { kWidth, oWidth, bias } = variant
+  const { M: tileM, N: tileN } = blockOf(variant.schedule)
+  const size = variant.schedule.unit === 'direct' ? variant.schedule.workgroupSize : 0
+  const rows = Array.from({ length: tileM }, (_, i) => i)
+  const columns = Array.from({ length: tileN }, (_, j) => j)
+  const parts = kWidth === 4 ? components.map((c) => `.${c}`) : ['']
+  const V = kWidth === 4 ? 'vec4<f32>' : 'f32'
+  const at = (element: string): string => (kWidth === 4 ? `(${element}) / 4u` : element)
+  const stores = rows.map((i) =>
+    [
+      `if (m0 + ${i}u < u.M) {`,
+      `let at = u.y_first + (m0 + ${i}u) * u.O + n0;`,
+      ...columns
+        .filter((j) => j % oWidth === 0)
+        .map((j) => {
+          const value = (n: number): string => withBias(bias, `c${i}_${n}`, `n0 + ${n}u`)
+          return oWidth === 4
+            ? `if (n0 + ${j}u < u.O) { y[(at + ${j}u) / 4u] = y_t(vec4<f32>(${[0, 1, 2, 3].map((n) => value(j + n)).join(', ')})); }`
+            : `if (n0 + ${j}u < u.O) { y[at + ${j}u] = y_t(${value(j)}); }`
+        }),
+      '}',
+    ].join('\n'),
+  )
+  return {
+    declarations: geometry,
+    main: [
+      `let tile = group * ${size}u + local;`,
+      `if (tile >= u.tiles) { return; }`,
+      tileHead({ M: tileM, N: tileN }),
+      // Pixels and channels past the end repeat the last, unused.
+      ...rows.map((i) => `let p${i} = pixel_of(min(m0 + ${i}u, u.M - 1u));`),
+      `let taps = u.kT * u.kY * u.kX;`,
+      ...columns.map((j) => `let w_row${j} = min(n0 + ${j}u, u.O - 1u) * taps * u.K;`),
+      ...rows.flatMap((i) => columns.map((j) => `var c${i}_${j} = 0.0;`)),
+      `for (var tap = 0u; tap < taps; tap++) {`,
+      `let kx = tap % u.kX;`,
+      `let ky = (tap / u.kX) % u.kY;`,
+      `let kt = tap / (u.kX * u.kY);`,
+      ...rows.map((i) => `let e${i} = element_of(p${i}, kt, ky, kx);`),
+      ...rows.map((i) => `let x_at${i} = u32(max(e${i}, 0));`),
+      `for (var k = 0u; k < u.K; k += ${kWidth}u) {`,
+      ...rows.map(
+        (i) => `let x${i} = select(${V}(0.0), ${V}(x[${at(`x_at${i} + k`)}]), e${i} >= 0);`,
+      ),
+      ...columns.map((j) => `let w${j} = ${V}(weight[${at(`w_row${j} + tap * u.K + k`)}]);`),
+      ...parts.flatMap((part) =>
+        rows.flatMap((i) =>
+          columns.map((j) => `c${i}_${j} = fma(x${i}${part}, w${j}${part}, c${i}_${j});`),
+        ),
+      ),
+      `}`,
+      `}`,
+      ...stores,
+    ].join('\n'),
+  }
+}
+
+/** Implicit product of matrices with blocks in workgroup memory; the loader finds the pixel under each tap. */
+function tileText(variant: Conv3dVariant): KernelText {
+  const { kWidth, oWidth, bias } = variant
+  const schedule = variant.schedule as TileSchedule
+  const { blockM, blockN, blockK, tileN, tileM } = schedule
+  const size = workgroupSizeOf(schedule)
+  const element = (kk: string): string => /* wgsl */ `
+  let tap = ${kk} / u.K;
+  let k = ${kk} % u.K;
+  let kx = tap % u.kX;
+  let ky = (tap / u.kX) % u.kY;
+  let kt = tap / (u.kX * u.kY);
+  let e = element_of(p, kt, ky, kx);`
+  return {
+    declarations: [
+      geometry,
+      `var<workgroup> tile_a: array<f32, ${blockM * blockK}>;`,
+      `var<workgroup> tile_b: array<f32, ${blockN * blockK}>;`,
+      kWidth === 4
+        ? /* wgsl */ `
+fn load_x(m: u32, kk: u32, depth: u32) -> vec4<f32> {
+  if (m >= u.M || kk >= depth) { return vec4<f32>(0.0); }
+  let p = pixel_of(m);
+  ${element('kk')}
+  if (e < 0) { return vec4<f32>(0.0); }
+  return vec4<f32>(x[(u32(e) + k) / 4u]);
+}
+fn load_weight(n: u32, kk: u32, depth: u32) -> vec4<f32> {
+  if (n >= u.O || kk >= depth) { return vec4<f32>(0.0); }
+  return vec4<f32>(weight[(n * depth + kk) / 4u]);
+}`
+        : /* wgsl */ `
+fn load_x(m: u32, kk: u32, depth: u32) -> vec4<f32> {
+  var v = vec4<f32>(0.0);
+  if (m >= u.M) { return v; }
+  let p = pixel_of(m);
+  for (var c = 0u; c < 4u && kk + c < depth; c++) {
+    ${element('(kk + c)')}
+    if (e >= 0) { v[c] = f32(x[u32(e) + k]); }
+  }
+  return v;
+}
+fn load_weight(n: u32, kk: u32, depth: u32) -> vec4<f32> {
+  var v = vec4<f32>(0.0);
+  if (n >= u.O) { return v; }
+  for (var c = 0u; c < 4u && kk + c < depth; c++) { v[c] = f32(weight[n * depth + kk + c]); }
+  return v;
+}`,
+    ].join('\n'),
+    main: [
+      `let tile = group;`,
+      `if (tile >= u.tiles) { return; }`,
+      tileHead({ M: blockM, N: blockN }),
+      `let depth = u.kT * u.kY * u.kX * u.K;`,
+      `let row0 = (local / ${blockN / tileN}u) * ${tileM}u;`,
+      `let col0 = (local % ${blockN / tileN}u) * ${tileN}u;`,
+      zeroAccumulators(schedule),
+      `for (var k0 = 0u; k0 < depth; k0 += ${blockK}u) {`,
+      `workgroupBarrier();`,
+      stageBlock(
+        {
+          tile: 'tile_a',
+          block: blockM,
+          alongK: true,
+          load: (row, k) => `load_x(m0 + ${row}, k0 + ${k}, depth)`,
+        },
+        blockK,
+        size,
+      ),
+      stageBlock(
+        {
+          tile: 'tile_b',
+          block: blockN,
+          alongK: true,
+          load: (row, k) => `load_weight(n0 + ${row}, k0 + ${k}, depth)`,
+        },
+        blockK,
+        size,
+      ),
+      `workgroupBarrier();`,
+      multiplyBlocks(schedule),
+      `}`,
+      storeAccumulators(
+        schedule,
+        oWidth,
+        (row, column) => `${row} < u.M && ${column} < u.O`,
+        (row, column) => `u.y_first + ${row} * u.O + ${column}`,
+        (i, j) => withBias(bias, `c${i}_${j}`, `n0 + col0 + ${j}u`),
+      ),
+    ].join('\n'),
+  }
+}
+
+export function conv3dText(variant: Conv3dVariant): KernelText {
+  return variant.schedule.unit === 'direct' ? directText(variant) : tileText(variant)
+}

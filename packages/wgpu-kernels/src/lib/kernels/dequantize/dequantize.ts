@@ -1,0 +1,100 @@
+// Axes: N out features, K in features.
+import { bytesPerElement, type PackedWeight } from '@kinora/kernel-api'
+
+import { wgpuErrors } from '../../errors.ts'
+import { computable, scalarOf } from '../../program/compute-dtype.ts'
+import { defineKernel } from '../../program/define-kernel.ts'
+import { expectFloat, expectShape } from '../../program/expect.ts'
+import { withSchedules } from '../../program/flat-run.ts'
+import type { Runner } from '../../program/runner.ts'
+import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
+import { elementwiseSchedule, elementwiseSchedules } from '../../tuning/elementwise-schedule.ts'
+import { dequantizeBindings, dequantizeText, type DequantizeVariant } from './dequantize.wgsl.ts'
+
+const floats = ['f32', 'f16'] as const
+
+/**
+ * Expands a packed weight: uint4 w = (code − zero) · scale in groups along K, float8_e4m3 w = code · scale a row.
+ *
+ * - `codes` [N, K/8 or K/4] u32, read · `scales` (and `zeros`) [N, groups] dtype, read · `y` [N, K] dtype, written
+ */
+export const dequantizeKernel = defineKernel<DequantizeVariant>({
+  name: 'dequantize',
+  bindings: dequantizeBindings,
+  uniforms: {
+    n: 'u32',
+    words_per_row: 'u32',
+    groups_per_row: 'u32',
+    group_size: 'u32',
+    // Always 0: keeps the compiler from folding the NaN it is or-ed into.
+    zero: 'u32',
+  },
+  workgroupSize: ({ workgroupSize }) => workgroupSize,
+  wgsl: dequantizeText,
+  variants: () =>
+    withSchedules(
+      elementwiseSchedules,
+      (['uint4', 'float8_e4m3'] as const).flatMap((format) =>
+        floats.flatMap((scale) => floats.map((y) => ({ format, scale, y }))),
+      ),
+    ),
+})
+
+/** The dense [N, K] matrix of a packed weight, in `dtype`, as scratch of the surrounding scope. */
+export function dequantize(
+  run: Runner,
+  op: string,
+  weight: PackedWeight,
+  dtype: 'f32' | 'f16',
+): WgpuTensor {
+  const [N, K] = weight.shape
+  const perWord = weight.format === 'uint4' ? 8 : 4
+  const groupSize = weight.groupSize ?? K
+  if (K % perWord !== 0 || K % groupSize !== 0 || groupSize % perWord !== 0) {
+    throw wgpuErrors.BAD_SHAPE(
+      op,
+      `a ${weight.format} weight [${N}, ${K}] with groups of ${groupSize} does not fill whole words.`,
+    )
+  }
+  const groups = weight.format === 'uint4' ? K / groupSize : 1
+  expectShape(op, 'codes', weight.codes, [N, K / perWord])
+  expectFloat(op, 'scales', weight.scales)
+  const codes = run.own(op, weight.codes)
+  const scales = computable(run, op, weight.scales)
+  const zeros = weight.zeros && computable(run, op, weight.zeros)
+  if (scales.numElements !== N * groups) {
+    throw wgpuErrors.BAD_SHAPE(op, `scales [${scales.shape.join(', ')}] are not [${N}, ${groups}].`)
+  }
+  if (weight.format === 'uint4' && (!zeros || zeros.dtype !== scales.dtype)) {
+    throw wgpuErrors.BAD_DTYPE(op, 'a uint4 weight needs zeros of the dtype of its scales.')
+  }
+  const y = run.alloc([N, K], dtype)
+  const schedule = elementwiseSchedule(run.profile)
+  const bytes: Record<string, number> = {
+    codes: (K / perWord) * 4,
+    scales: groups * bytesPerElement[scales.dtype],
+    y: K * bytesPerElement[dtype],
+  }
+  for (const rows of run.windows(op, N, bytes)) {
+    const n = (rows.end - rows.start) * (K / perWord)
+    run.run(
+      dequantizeKernel,
+      { format: weight.format, scale: scalarOf(scales) as 'f32', y: dtype, ...schedule },
+      {
+        codes: run.rows(codes, rows, bytes['codes']!),
+        scales: run.rows(scales, rows, bytes['scales']!),
+        ...(weight.format === 'uint4' ? { zeros: run.rows(zeros!, rows, bytes['scales']!) } : {}),
+        y: run.rows(y, rows, bytes['y']!),
+      },
+      {
+        n,
+        words_per_row: K / perWord,
+        groups_per_row: groups,
+        group_size: groupSize,
+        zero: 0,
+      },
+      Math.ceil(n / (schedule.workgroupSize * schedule.perInvocation)),
+    )
+  }
+  return y
+}

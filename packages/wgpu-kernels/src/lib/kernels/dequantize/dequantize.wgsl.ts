@@ -1,0 +1,60 @@
+import { reads, writes, type BindingDecl, type KernelText } from '../../program/define-kernel.ts'
+import type { ElementwiseSchedule } from '../../tuning/elementwise-schedule.ts'
+import { forEachVector } from '../../wgsl/flat-range.ts'
+
+export interface DequantizeVariant extends ElementwiseSchedule {
+  readonly format: 'uint4' | 'float8_e4m3'
+  /** Dtype of scales and zeros. */
+  readonly scale: 'f32' | 'f16'
+  readonly y: 'f32' | 'f16'
+}
+
+export function dequantizeBindings({
+  format,
+  scale,
+  y,
+}: DequantizeVariant): Record<string, BindingDecl> {
+  return {
+    codes: reads('u32'),
+    scales: reads(scale),
+    ...(format === 'uint4' ? { zeros: reads(scale) } : {}),
+    y: writes(y, 4),
+  }
+}
+
+const decodeE4m3 = /* wgsl */ `
+// e4m3fn: bias 7, no infinities, 0x7f is NaN. The exponent is moved into an f32's by adding 120 to it.
+fn decode_e4m3(code: u32) -> f32 {
+  let magnitude = code & 0x7fu;
+  let normal = bitcast<f32>((magnitude << 20u) + (120u << 23u));
+  let subnormal = f32(magnitude) * 0.001953125;
+  var value = select(normal, subnormal, magnitude < 8u);
+  if (magnitude == 0x7fu) { value = bitcast<f32>(0x7fc00000u | u.zero); }
+  return select(value, -value, (code & 0x80u) != 0u);
+}`
+
+export function dequantizeText(variant: DequantizeVariant): KernelText {
+  return variant.format === 'uint4'
+    ? {
+        main: forEachVector(
+          variant,
+          /* wgsl */ `let word = codes[i];
+    let group_index = (i / u.words_per_row) * u.groups_per_row + ((i % u.words_per_row) * 8u) / u.group_size;
+    let s = f32(scales[group_index]);
+    let z = f32(zeros[group_index]);
+    let low = vec4<u32>(word, word >> 4u, word >> 8u, word >> 12u) & vec4<u32>(15u);
+    let high = vec4<u32>(word >> 16u, word >> 20u, word >> 24u, word >> 28u) & vec4<u32>(15u);
+    y[2u * i] = y_t((vec4<f32>(low) - z) * s);
+    y[2u * i + 1u] = y_t((vec4<f32>(high) - z) * s);`,
+        ),
+      }
+    : {
+        declarations: decodeE4m3,
+        main: forEachVector(
+          variant,
+          /* wgsl */ `let word = codes[i];
+    let s = f32(scales[i / u.words_per_row]);
+    y[i] = y_t(s * vec4<f32>(decode_e4m3(word & 0xffu), decode_e4m3((word >> 8u) & 0xffu), decode_e4m3((word >> 16u) & 0xffu), decode_e4m3(word >> 24u)));`,
+        ),
+      }
+}

@@ -1,0 +1,131 @@
+// Axes: M rows and N columns of the result, K the contraction.
+import type { BindingDecl } from '../../program/define-kernel.ts'
+import { reads, writes } from '../../program/define-kernel.ts'
+
+/**
+ * Which way the operands lie in memory; the letters are (a, b), n for "K is contiguous" and t for "K is the row".
+ *
+ * - `nt`: a [M, K], b [N, K]: x · Wᵀ
+ * - `nn`: a [M, K], b [K, N]: dy · W
+ * - `tn`: a [K, M], b [K, N]: a contraction over tokens, for the gradients of adapters
+ */
+export type Layout = 'nt' | 'nn' | 'tn'
+
+/** Each invocation computes a tile from global memory; nothing is shared. For software adapters. */
+export interface DirectSchedule {
+  readonly unit: 'direct'
+  readonly workgroupSize: number
+  readonly tileM: number
+  readonly tileN: number
+}
+
+/** A workgroup stages blocks in workgroup memory and each invocation computes a tile of registers. For any GPU. */
+export interface TileSchedule {
+  readonly unit: 'tile'
+  readonly blockM: number
+  readonly blockN: number
+  readonly blockK: number
+  readonly tileM: number
+  readonly tileN: number
+}
+
+/** How a product is cut up. A further unit (subgroup matrices) is one more member, one more text and one more table row. */
+export type MatmulSchedule = DirectSchedule | TileSchedule
+
+/** What decides the text of a matmul. */
+export interface MatmulVariant {
+  readonly layout: Layout
+  readonly a: 'f32' | 'f16'
+  readonly b: 'f32' | 'f16'
+  readonly y: 'f32' | 'f16'
+  /** Elements an index of each buffer covers. */
+  readonly aWidth: 1 | 4
+  readonly bWidth: 1 | 4
+  readonly yWidth: 1 | 4
+  readonly bias: 'none' | 'f32' | 'f16'
+  /** With a side branch: y += scale · u · v, where v lies as b does. Elements an index of u and v covers; 0 without. */
+  readonly sideWidth: 0 | 1 | 4
+  readonly schedule: MatmulSchedule
+}
+
+/** Extents of the result that one workgroup computes. */
+export function blockOf(schedule: MatmulSchedule): { M: number; N: number } {
+  return schedule.unit === 'direct'
+    ? { M: schedule.tileM, N: schedule.tileN }
+    : { M: schedule.blockM, N: schedule.blockN }
+}
+
+/** Invocations a workgroup. */
+export function workgroupSizeOf(schedule: MatmulSchedule): number {
+  return schedule.unit === 'direct'
+    ? schedule.workgroupSize
+    : (schedule.blockM / schedule.tileM) * (schedule.blockN / schedule.tileN)
+}
+
+export function matmulBindings(variant: MatmulVariant): Record<string, BindingDecl> {
+  const { a, b, y, aWidth, bWidth, yWidth, bias, sideWidth } = variant
+  return {
+    a: reads(a, aWidth),
+    b: reads(b, bWidth),
+    ...(bias === 'none' ? {} : { bias: reads(bias) }),
+    ...(sideWidth === 0
+      ? {}
+      : { side_a: reads('f32', sideWidth), side_b: reads('f32', sideWidth) }),
+    y: writes(y, yWidth),
+  }
+}
+
+/** Uniforms of every unit. Strides and offsets count elements. */
+export const matmulUniforms = {
+  M: 'u32',
+  N: 'u32',
+  /** Contraction, and the part of it each split takes. */
+  K: 'u32',
+  split_k: 'u32',
+  /** Distance between rows. */
+  lda: 'u32',
+  ldb: 'u32',
+  ldy: 'u32',
+  /** Products of one size computed side by side: batch items, each with heads. */
+  heads: 'u32',
+  a_batch: 'u32',
+  a_head: 'u32',
+  b_batch: 'u32',
+  b_head: 'u32',
+  y_batch: 'u32',
+  y_head: 'u32',
+  /** Distance between the partial results of the splits. */
+  y_split: 'u32',
+  /** First elements of a and b used, first of y written. */
+  a_first: 'u32',
+  b_first: 'u32',
+  y_first: 'u32',
+  /** First column of y written, and of bias and side_b read. */
+  n_first: 'u32',
+  tiles_m: 'u32',
+  tiles_n: 'u32',
+  tiles: 'u32',
+  splits: 'u32',
+  scale: 'f32',
+  /** Contraction of the side branch. */
+  rank: 'u32',
+  side_ldb: 'u32',
+} as const
+
+/** WGSL that turns a tile's linear index into what it computes; declares the offsets both units use. */
+export function tileIndex(block: { M: number; N: number }): string {
+  return /* wgsl */ `
+  let tile_m = tile % u.tiles_m;
+  let tile_n = (tile / u.tiles_m) % u.tiles_n;
+  let split = (tile / (u.tiles_m * u.tiles_n)) % u.splits;
+  let product = tile / (u.tiles_m * u.tiles_n * u.splits);
+  let batch = product / u.heads;
+  let head = product % u.heads;
+  let m0 = tile_m * ${block.M}u;
+  let n0 = tile_n * ${block.N}u;
+  let a0 = u.a_first + batch * u.a_batch + head * u.a_head;
+  let b0 = u.b_first + batch * u.b_batch + head * u.b_head;
+  let y0 = u.y_first + batch * u.y_batch + head * u.y_head + split * u.y_split;
+  let k_start = split * u.split_k;
+  let k_end = min(u.K, k_start + u.split_k);`
+}

@@ -1,0 +1,1 @@
+export { openDevice, type OpenDawnOptions } from './lib/dawn/open-device.ts'
