@@ -15,7 +15,7 @@ export interface StepMetrics {
   /** Mean of the loss before weights, where they differ. */
   unweightedLoss?: number
   /** The preservation part of the loss, where the job has one. */
-  preservationLoss?: number
+  preservationLoss?: number | undefined
   /** L2 norm over the expert's LoRA before clipping. */
   gradNorm: number
   learningRate: number

@@ -1,10 +1,27 @@
-import type { Adapter, Device } from '@kinora/kernel-api'
 import type { TrainProcess } from '@kinora/config-schema'
-import { loadTransformer, type WanCheckpoint, type WanTransformer } from '@kinora/wan'
+import { numElements, type Adapter, type Device, type Tensor } from '@kinora/kernel-api'
+import { readLora } from '@kinora/lora-files'
+import {
+  loadTransformer,
+  transformerLoraTargets,
+  type WanCheckpoint,
+  type WanTransformer,
+} from '@kinora/wan'
+import { trainerErrors } from './errors.ts'
+import {
+  initialFactors,
+  selectTargets,
+  uploadFactors,
+  type LoraOptions,
+  type TrainedLora,
+} from './lora-adapters.ts'
 import { LossScale } from './loss/loss-scale.ts'
-import type { TrainedLora } from './lora-adapters.ts'
 import type { Expert } from './noise/random-streams.ts'
+import { MovingAverage } from './optim/moving-average.ts'
 import type { Optimizer } from './optim/optimizer.ts'
+import { createOptimizer } from './optim/optimizers.ts'
+import type { Start } from './resume/find-start.ts'
+import type { ExpertState } from './resume/training-state.ts'
 
 /** What one expert trains: its LoRA, optimiser and loss scale, which stay on the device for the whole run. */
 export interface TrainedExpert {
@@ -12,6 +29,28 @@ export interface TrainedExpert {
   readonly lora: TrainedLora
   readonly optimizer: Optimizer
   readonly lossScale: LossScale
+  /** Average of the weights over the steps, where the job saves that instead. */
+  readonly average: MovingAverage | undefined
+}
+
+/** All tensors that the training state keeps of an expert. */
+export function stateTensors({
+  lora,
+  optimizer,
+  average,
+}: TrainedExpert): ReadonlyMap<string, readonly Tensor[]> {
+  return new Map([
+    ['params', lora.params],
+    ...optimizer.state,
+    ...(average ? [['average', average.params] as const] : []),
+  ])
+}
+
+/** Frees an expert's tensors. */
+export function releaseExpert({ lora, optimizer, average }: TrainedExpert): void {
+  lora.release()
+  optimizer.release()
+  average?.release()
 }
 
 /** The adapters with their scale multiplied by a dataset's `network_weight`. */
@@ -69,5 +108,81 @@ export class BaseModels {
   release(): void {
     for (const transformer of this.#loaded.values()) transformer.release()
     this.#loaded.clear()
+  }
+}
+
+/** A fresh expert, or one as it was when its state was written. */
+export async function createTrainedExpert(
+  expert: Expert,
+  device: Device,
+  checkpoint: WanCheckpoint,
+  process: TrainProcess,
+  compute: 'f32' | 'f16',
+  seed: number,
+  start: Start,
+): Promise<TrainedExpert> {
+  const { network, train, kinora } = process
+  const rank = kinora[`${expert}_noise_rank`] ?? network.linear
+  const options: LoraOptions = { rank, scale: kinora.use_alpha ? network.linear_alpha / rank : 1 }
+  const targets = selectTargets(transformerLoraTargets(checkpoint.transformer), expert, {
+    ignoreIfContains: network.network_kwargs.ignore_if_contains,
+    onlyIfContains: network.network_kwargs.only_if_contains,
+  })
+  const { use_ema, ema_decay } = train.ema_config
+  const build = (factors: Float32Array[], lossScale: LossScale): TrainedExpert => {
+    const lora = uploadFactors(device, targets, options, factors)
+    return {
+      expert,
+      lora,
+      optimizer: createOptimizer(train.optimizer, device, lora.params, train.optimizer_params),
+      lossScale,
+      average: use_ema ? new MovingAverage(device, lora.params, ema_decay) : undefined,
+    }
+  }
+
+  const before = start.saved?.state.experts[expert]
+  if (!start.saved || !before) {
+    const file = start.files[expert] ?? network.pretrained_lora_path
+    const source = file ? { weights: await readLora(file, { expert }), file } : undefined
+    return build(initialFactors(targets, options, expert, seed, source), new LossScale(compute))
+  }
+
+  const names = targets.flatMap(({ name }) => [`${name}.lora_A`, `${name}.lora_B`])
+  const mustEqual = (what: string, was: string | number, is: string | number): void => {
+    if (was !== is) throw trainerErrors.RESUME_MISMATCH(what, String(was), String(is))
+  }
+  mustEqual(`rank of the ${expert}-noise LoRA`, before.rank, options.rank)
+  mustEqual(`scale of the ${expert}-noise LoRA`, before.scale, options.scale)
+  mustEqual('optimizer', before.optimizer, train.optimizer)
+  mustEqual(
+    `adapted layers of the ${expert}-noise expert`,
+    before.parameters.map(([parameter]) => parameter).join(' '),
+    names.join(' '),
+  )
+  const resumed = build(
+    await start.saved.read(expert, 'params'),
+    new LossScale(compute, before.lossScale),
+  )
+  for (const [name, tensors] of stateTensors(resumed)) {
+    // A moving average that is switched on later begins at the weights, where it was just made.
+    if (name === 'params' || !before.states.includes(name)) continue
+    const values = await start.saved.read(expert, name)
+    tensors.forEach((tensor, index) => device.write(tensor, values[index]!))
+  }
+  Object.assign(resumed.optimizer.numbers, before.numbers)
+  return resumed
+}
+
+/** What the training state says of an expert beside its tensors. */
+export function describeTrainedExpert(trained: TrainedExpert, optimizer: string): ExpertState {
+  const { lora, lossScale } = trained
+  return {
+    parameters: lora.names.map((name, i) => [name, numElements(lora.params[i]!.shape)]),
+    rank: lora.options.rank,
+    scale: lora.options.scale,
+    states: [...stateTensors(trained).keys()],
+    optimizer,
+    numbers: { ...trained.optimizer.numbers },
+    lossScale: lossScale.state,
   }
 }

@@ -11,6 +11,7 @@ import {
 } from '@kinora/wan'
 import { trainerErrors } from '../errors.ts'
 import { promptsOf, readDataset, type Sample } from '../data/dataset.ts'
+import { textFingerprint } from '../data/training-data.ts'
 import {
   CacheFolder,
   latentsKey,
@@ -232,7 +233,7 @@ async function* cacheTexts(
   texts: readonly string[],
   { checkpoint, cache, device, signal }: Work,
 ): AsyncGenerator<StageEvent, CacheDatasetResult['texts']> {
-  const fingerprint = await checkpoint.fingerprint('text_encoder')
+  const fingerprint = await textFingerprint(checkpoint)
   const missing: string[] = []
   for (const text of texts) {
     if (!(await cache.has('text', textKey(text, fingerprint)))) missing.push(text)

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { access, mkdir, readFile, rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { openSafetensors, SafetensorsError, writeSafetensors } from '@kinora/safetensors'
 import { codeSystemError, writeFileAtomic } from '@kinora/stage'
 import { trainerErrors } from '../errors.ts'
@@ -107,7 +107,7 @@ export class CacheFolder {
         { name: 'deviation', dtype: 'F16', shape, data: entry.deviation },
         { name: 'condition', dtype: 'F32', shape, data: entry.condition },
       ],
-      { clip },
+      { clip: basename(clip) },
     )
     await rm(this.#unreadableFile(key), { force: true })
   }

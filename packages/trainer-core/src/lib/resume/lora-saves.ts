@@ -1,8 +1,15 @@
-import { readdir, rm } from 'node:fs/promises'
+import { mkdir, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { parseLoraFileName } from '@kinora/lora-files'
+import type { TrainProcess } from '@kinora/config-schema'
+import {
+  loraFileName,
+  parseLoraFileName,
+  writeCombinedLora,
+  writeLora,
+  type LoraWeights,
+} from '@kinora/lora-files'
 import { codeSystemError } from '@kinora/stage'
-import type { Expert } from '../noise/random-streams.ts'
+import { experts, type Expert } from '../noise/random-streams.ts'
 
 /** The step saves of an expert in a folder, oldest first. File N has had exactly N steps of the run. */
 export async function listStepSaves(
@@ -37,5 +44,54 @@ export async function pruneStepSaves(
   const saves = await listStepSaves(folder, name, expert)
   for (const { file } of saves.slice(0, Math.max(0, saves.length - keep))) {
     await rm(file, { force: true })
+  }
+}
+
+/**
+ * Writes the LoRA files of a step, or the finished ones, named as AI Toolkit names them.
+ *
+ * @param step absent for the finished files
+ */
+export async function writeLoras(
+  out: string,
+  name: string,
+  loras: Partial<Record<Expert, LoraWeights>>,
+  { save, network }: TrainProcess,
+  metadata: Record<string, string>,
+  step: number | undefined,
+): Promise<Partial<Record<Expert, string>>> {
+  const options = { layout: 'comfyui', dtype: dtypes[save.dtype], metadata } as const
+  const files: Partial<Record<Expert, string>> = {}
+  try {
+    await mkdir(out, { recursive: true })
+    const { high, low } = loras
+    if (!network.split_multistage_loras && high && low) {
+      const stem = step === undefined ? name : `${name}_${String(step).padStart(9, '0')}`
+      const file = join(out, `${stem}.safetensors`)
+      await writeCombinedLora(file, { high, low }, options)
+      return { high: file, low: file }
+    }
+    for (const expert of experts) {
+      const weights = loras[expert]
+      if (!weights) continue
+      files[expert] = join(out, loraFileName(name, expert, step))
+      await writeLora(files[expert], weights, options)
+    }
+  } catch (error) {
+    const { cause } = error as Error
+    throw codeSystemError(cause instanceof Error ? cause : error, out)
+  }
+  return files
+}
+
+const dtypes = { fp32: 'f32', fp16: 'f16', bf16: 'bf16' } as const
+
+/** Names that writers give a file until it is whole: those of safetensors and of stage. */
+const temporaryNames = /^\.(.+\.\d+-[0-9a-f]{8}\.tmp|\d+-[0-9a-f]{8}\..+)$/
+
+/** Removes what a killed run left half-written. Only the holder of the folder's lock may. */
+export async function removeLeftovers(folder: string): Promise<void> {
+  for (const file of await readdir(folder).catch(() => [])) {
+    if (temporaryNames.test(file)) await rm(join(folder, file), { force: true })
   }
 }

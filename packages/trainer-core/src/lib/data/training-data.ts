@@ -1,0 +1,107 @@
+import type { WanCheckpoint } from '@kinora/wan'
+import { CacheFolder, latentsKey, textKey } from '../cache/cache-entries.ts'
+import { trainerErrors } from '../errors.ts'
+import type { CacheKeys } from '../noise/prepare-micro-batch.ts'
+import type { Expert, RandomStreams } from '../noise/random-streams.ts'
+import type { TrainOptions } from '../train-options.ts'
+import { createBatches, type Batches } from './batches.ts'
+import { promptsOf, readDataset, type Dataset, type Sample } from './dataset.ts'
+
+export interface TrainingData {
+  readonly cache: CacheFolder
+  readonly keys: CacheKeys
+  /** What is trained on; regularisation sets are apart. */
+  readonly normal: Batches
+  /** Most samples a batch may have. */
+  readonly largestBatch: number
+  /** The samples of micro-batch `i` of an expert's step. */
+  batchOf(expert: Expert, expertStep: number, i: number): readonly Sample[]
+  readonly skipped: readonly { clip: string; reason: string }[]
+}
+
+/** Finds every sample's entries in the cache, before anything expensive; the unreadable clips are left out. */
+export async function openTrainingData(
+  { job, plan, cacheDir }: TrainOptions,
+  checkpoint: WanCheckpoint,
+  random: RandomStreams,
+  signal: AbortSignal | undefined,
+): Promise<TrainingData> {
+  const dataset = await readDataset(plan, job, signal)
+  const cache = new CacheFolder(cacheDir)
+  const vae = await checkpoint.fingerprint('vae')
+  const textEncoder = await textFingerprint(checkpoint)
+  const keys: CacheKeys = {
+    latents: (sample) => latentsKey(sample, dataset.clipHashes.get(sample.clip)!, vae),
+    text: (text) => textKey(text, textEncoder),
+  }
+  const { samples, skipped } = await cachedSamples(dataset, cache, keys)
+  const texts = promptsOf(samples, job)
+  const missing: string[] = []
+  for (const text of texts) if (!(await cache.has('text', keys.text(text)))) missing.push(text)
+  if (missing.length > 0) {
+    throw trainerErrors.NOT_CACHED(
+      missing.length,
+      texts.length,
+      cacheDir,
+      `the text "${missing[0]}"`,
+    )
+  }
+
+  const isRegularisation = (sample: Sample): boolean => sample.dataset.is_reg
+  const normal = createBatches(
+    samples.filter((sample) => !isRegularisation(sample)),
+    random,
+    'clipOrder',
+  )
+  const regular = createBatches(samples.filter(isRegularisation), random, 'regularisationOrder')
+  if (normal.batchesPerEpoch === 0) throw trainerErrors.NO_SAMPLES(plan)
+  const accumulate = job.config.process[0].train.gradient_accumulation
+  return {
+    cache,
+    keys,
+    normal,
+    largestBatch: Math.max(normal.largestBatch, regular.largestBatch),
+    batchOf(expert, expertStep, i) {
+      // Regularisation takes every second step of an expert, so that turns of any length give each expert its share.
+      if (regular.batchesPerEpoch === 0) return normal.at(expert, expertStep * accumulate + i)
+      const own = Math.floor(expertStep / 2) * accumulate + i
+      return expertStep % 2 === 1 ? regular.at(expert, own) : normal.at(expert, own)
+    },
+    skipped,
+  }
+}
+
+/** Identity of what turns a prompt into an embedding. */
+export async function textFingerprint(checkpoint: WanCheckpoint): Promise<string> {
+  return `${await checkpoint.fingerprint('text_encoder')} ${await checkpoint.fingerprint('tokenizer')}`
+}
+
+async function cachedSamples(
+  { samples, clipHashes }: Dataset,
+  cache: CacheFolder,
+  keys: CacheKeys,
+): Promise<{ samples: Sample[]; skipped: { clip: string; reason: string }[] }> {
+  const found: Sample[] = []
+  const skipped = new Map<string, string>()
+  const missing: Sample[] = []
+  const known = new Map<string, boolean>()
+  for (const sample of samples) {
+    if (!clipHashes.has(sample.clip)) {
+      skipped.set(sample.clip, 'The file cannot be read.')
+      continue
+    }
+    const key = keys.latents(sample)
+    if (!known.has(key)) known.set(key, await cache.has('latents', key))
+    if (known.get(key)) {
+      found.push(sample)
+      continue
+    }
+    const unreadable = await cache.readUnreadable(key)
+    if (unreadable) skipped.set(sample.clip, unreadable.reason)
+    else missing.push(sample)
+  }
+  if (missing.length > 0) {
+    throw trainerErrors.NOT_CACHED(missing.length, samples.length, cache.folder, missing[0]!.clip)
+  }
+  return { samples: found, skipped: [...skipped].map(([clip, reason]) => ({ clip, reason })) }
+}

@@ -1,0 +1,54 @@
+import type { TrainProcess } from '@kinora/config-schema'
+import type { Device } from '@kinora/kernel-api'
+import { trainerErrors } from './errors.ts'
+import { learningRateFactor } from './optim/learning-rate.ts'
+import type { StepOptions } from './train-step.ts'
+
+// From the job's words to the numbers of a step.
+
+/** What the networks compute in. */
+export function computeDtype({ kinora, train }: TrainProcess, device: Device): 'f32' | 'f16' {
+  const { computeDTypes, adapter } = device.info
+  if (kinora.compute === 'f16' && !computeDTypes.includes('f16')) {
+    throw trainerErrors.NO_F16(adapter)
+  }
+  if (kinora.compute !== 'auto') return kinora.compute
+  return train.dtype !== 'fp32' && computeDTypes.includes('f16') ? 'f16' : 'f32'
+}
+
+/** Options of a step at a learning rate. */
+export function stepOptions({ train, kinora }: TrainProcess, learningRate: number): StepOptions {
+  return {
+    lossKind: train.loss_type === 'pseudo_huber' ? 'pseudo-huber' : train.loss_type,
+    learningRate,
+    maxGradNorm: train.max_grad_norm,
+    accumulation: kinora.accumulation,
+    checkpoint: train.gradient_checkpointing,
+    preservationMultiplier: train.diff_output_preservation
+      ? train.diff_output_preservation_multiplier
+      : train.blank_prompt_preservation_multiplier,
+    maxLoss: train.max_loss,
+  }
+}
+
+/** Schedules run over the expert's own steps, so that experts trained apart see what experts trained by turns see. */
+export function learningRateAt(
+  expertStep: number,
+  expertSteps: number,
+  { train }: TrainProcess,
+): number {
+  const { lr, lr_scheduler, lr_scheduler_params: params } = train
+  const share = expertSteps / train.steps
+  return (
+    lr *
+    learningRateFactor(expertStep, {
+      schedule: lr_scheduler,
+      numSteps: (params.max_iterations ?? train.steps) * share,
+      warmupSteps:
+        params.num_warmup_steps === undefined ? undefined : params.num_warmup_steps * share,
+      leastFactor: params.eta_min === undefined ? undefined : params.eta_min / lr,
+      startFactor: params.start_factor,
+      endFactor: params.end_factor,
+    })
+  )
+}

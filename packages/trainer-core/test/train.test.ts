@@ -1,0 +1,261 @@
+import { createHash } from 'node:crypto'
+import { appendFile, cp, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Device } from '@kinora/kernel-api'
+import { readLora } from '@kinora/lora-files'
+import type { StageEvent } from '@kinora/stage'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { cacheDataset, cacheDatasetIter, train, trainIter } from '../src/index.ts'
+import type { StepMetrics } from '../src/lib/metrics.ts'
+import { openTestDevice } from './open-test-device.ts'
+import { makeTinyRun, type TinyRun } from './tiny-job.ts'
+
+let device: Device
+/** A run whose dataset is cached once: entries go by content, so other runs may copy them. */
+let made: TinyRun
+let run: TinyRun
+let liveBytes: number
+beforeAll(async () => {
+  device = await openTestDevice()
+  made = await makeTinyRun()
+  const { plan, cacheDir } = made
+  const counts = await cacheDataset({ job: made.job(), plan, cacheDir }, { device })
+  expect(counts).toMatchObject({ latents: { found: 0, made: 3 }, texts: { found: 0, made: 3 } })
+}, 120_000)
+afterAll(async () => {
+  await made[Symbol.asyncDispose]()
+  device.destroy()
+})
+beforeEach(async () => {
+  run = await makeTinyRun()
+  await cp(made.cacheDir, run.cacheDir, { recursive: true })
+  liveBytes = device.memory().liveBytes
+})
+afterEach(async () => {
+  await run[Symbol.asyncDispose]()
+  expect(device.memory().liveBytes).toBe(liveBytes)
+})
+
+async function hashes(folder: string): Promise<Record<string, string>> {
+  const files = (await readdir(folder)).filter((file) => file.endsWith('.safetensors')).sort()
+  const hash = async (file: string): Promise<string> =>
+    createHash('sha256')
+      .update(await readFile(join(folder, file)))
+      .digest('hex')
+  return Object.fromEntries(
+    await Promise.all(files.map(async (file) => [file, await hash(file)] as const)),
+  )
+}
+
+async function stepsOf(out: string): Promise<StepMetrics[]> {
+  const text = await readFile(join(out, 'metrics.jsonl'), 'utf8')
+  const lines = text.trim().split('\n')
+  return lines.map((line) => JSON.parse(line) as StepMetrics).filter(({ type }) => type === 'step')
+}
+
+const optionsOf = (out: string, overrides: Record<string, unknown> = {}) => ({
+  job: run.job(overrides),
+  plan: run.plan,
+  cacheDir: run.cacheDir,
+  out: join(run.folder, out),
+})
+const runTo = (out: string, overrides: Record<string, unknown> = {}) =>
+  train(optionsOf(out, overrides), { device })
+
+describe('cacheDataset', () => {
+  it('makes nothing that is there, and again what a change touches', async () => {
+    const events: StageEvent[] = []
+    const iterator = cacheDatasetIter(optionsOf('a'), { device })
+    let next = await iterator.next()
+    for (; !next.done; next = await iterator.next()) events.push(next.value)
+    expect(next.value).toEqual({
+      latents: { found: 3, made: 0 },
+      texts: { found: 3, made: 0 },
+      skipped: [],
+    })
+    expect(events).toEqual([])
+
+    // Other bytes that show the same frames are still another clip.
+    await appendFile(join(run.folder, 'take-1.mp4'), Buffer.alloc(8))
+    await writeFile(join(run.folder, 'take-2.txt'), 'something else')
+    const { latents, texts } = await cacheDataset(optionsOf('a'), { device })
+    expect({ latents, texts }).toEqual({
+      latents: { found: 2, made: 1 },
+      texts: { found: 2, made: 1 },
+    })
+  })
+
+  it('makes damaged entries again', async () => {
+    for (const kind of ['latents', 'text']) {
+      const [entry] = await readdir(join(run.cacheDir, kind))
+      await truncate(join(run.cacheDir, kind, entry!), 200)
+    }
+    const { latents, texts } = await cacheDataset(optionsOf('a'), { device })
+    expect({ latents, texts }).toEqual({
+      latents: { found: 2, made: 1 },
+      texts: { found: 2, made: 1 },
+    })
+    await expect(hashes(join(run.cacheDir, 'latents'))).resolves.toEqual(
+      await hashes(join(made.cacheDir, 'latents')),
+    )
+  })
+
+  it('leaves an unreadable clip out, says so, and training goes on without it', async () => {
+    await writeFile(join(run.folder, 'take-2.mp4'), 'no video')
+    const { skipped, latents } = await cacheDataset(optionsOf('a'), { device })
+    expect(latents).toEqual({ found: 2, made: 0 })
+    expect(skipped).toHaveLength(1)
+    expect(skipped[0]!.clip).toContain('take-2.mp4')
+    const events: StageEvent[] = []
+    for await (const event of trainIter(optionsOf('a', { train: { steps: 1 } }), { device })) {
+      events.push(event)
+    }
+    expect(events.filter(({ type }) => type === 'skipped')).toHaveLength(1)
+    await expect(
+      cacheDataset(optionsOf('a', { kinora: { max_skipped: 0 } }), { device }),
+    ).rejects.toMatchObject({ code: 'TRAINER_TOO_MANY_SKIPPED' })
+  })
+})
+
+describe('train', () => {
+  it('refuses to begin without a cache, naming what is missing', async () => {
+    const options = { ...optionsOf('a'), cacheDir: join(run.folder, 'none') }
+    await expect(train(options, { device })).rejects.toMatchObject({ code: 'TRAINER_NOT_CACHED' })
+  })
+
+  it('trains both experts by turns, saves, prunes, and leaves metrics', async () => {
+    const result = await runTo('a', {
+      train: { steps: 8 },
+      save: { save_every: 2, max_step_saves_to_keep: 2 },
+    })
+    expect(result.step).toBe(8)
+    const out = join(run.folder, 'a')
+    expect(Object.keys(await hashes(out))).toEqual([
+      'tiny_000000004_high_noise.safetensors',
+      'tiny_000000004_low_noise.safetensors',
+      'tiny_000000006_high_noise.safetensors',
+      'tiny_000000006_low_noise.safetensors',
+      'tiny_high_noise.safetensors',
+      'tiny_low_noise.safetensors',
+    ])
+    const steps = await stepsOf(out)
+    expect(steps.map(({ expert }) => expert[0]).join('')).toBe('hhllhhll')
+    for (const { expert, timesteps, loss, gradNorm } of steps) {
+      expect(loss).toBeGreaterThan(0)
+      expect(gradNorm).toBeGreaterThan(0)
+      for (const t of timesteps) expect(t > 900).toBe(expert === 'high')
+    }
+    const lora = await readLora(result.files.high!)
+    expect(lora.modules.size).toBe(80)
+    expect(lora.modules.get('blocks.3.attn1.to_q')!.b.some((value) => value !== 0)).toBe(true)
+    expect(JSON.parse(lora.metadata['training_info']!)).toMatchObject({ step: 8 })
+  })
+
+  it('gives the same bytes twice, and the same for an expert alone', async () => {
+    await runTo('a')
+    await runTo('b')
+    expect(await hashes(join(run.folder, 'b'))).toEqual(await hashes(join(run.folder, 'a')))
+    // Six steps in turns of two: the low-noise expert has two.
+    const { model } = run.job().config.process[0]
+    await runTo('alone', {
+      train: { steps: 2 },
+      model: { ...model, model_kwargs: { train_high_noise: false } },
+    })
+    const [alone, both] = await Promise.all(
+      ['alone', 'a'].map((out) => readLora(join(run.folder, out, 'tiny_low_noise.safetensors'))),
+    )
+    expect(alone!.modules).toEqual(both!.modules)
+  })
+
+  it('goes on after aborts to the bytes of the uninterrupted run', async () => {
+    const overrides = { train: { ema_config: { use_ema: true, ema_decay: 0.9 } } }
+    await runTo('a', overrides)
+    for (const stopAt of [1, 3, 4]) {
+      const controller = new AbortController()
+      const context = { device, signal: controller.signal }
+      const interrupted = async (): Promise<void> => {
+        for await (const event of trainIter(optionsOf('b', overrides), context)) {
+          if (event.type === 'progress' && event.done === stopAt) controller.abort()
+        }
+      }
+      await expect(interrupted()).rejects.toMatchObject({ name: 'AbortError' })
+    }
+    expect((await runTo('b', overrides)).step).toBe(6)
+    const [a, b] = [join(run.folder, 'a'), join(run.folder, 'b')]
+    expect(await hashes(b)).toEqual(await hashes(a))
+    const state = ['state', 'training_state.safetensors'] as const
+    const bytes = await Promise.all([a, b].map((out) => readFile(join(out, ...state))))
+    expect(bytes[0]!.equals(bytes[1]!)).toBe(true)
+    const losses = await Promise.all(
+      [a, b].map(async (out) => (await stepsOf(out)).map(({ step, loss }) => [step, loss])),
+    )
+    expect(losses[1]).toEqual(losses[0])
+  })
+
+  it('refuses to go on with another rank, and starts anew when told to', async () => {
+    await runTo('a', { train: { steps: 1 } })
+    const other = { train: { steps: 1 }, network: { linear: 8 } }
+    await expect(runTo('a', other)).rejects.toMatchObject({ code: 'TRAINER_RESUME_MISMATCH' })
+    const anew = { ...optionsOf('a', other), resume: 'never' as const }
+    expect((await train(anew, { device })).step).toBe(1)
+  })
+
+  it('refuses a folder that another run holds', async () => {
+    const iterator = trainIter(optionsOf('a', { train: { steps: 1 } }), { device })
+    await iterator.next()
+    await expect(runTo('a')).rejects.toMatchObject({ code: 'STAGE_FOLDER_IN_USE' })
+    await iterator.return({ step: 0, out: '', files: {}, losses: {} })
+    expect((await runTo('a', { train: { steps: 1 } })).step).toBe(1)
+  })
+
+  it('accumulates gradients, batches, drops captions and takes regularisation sets', async () => {
+    await run[Symbol.asyncDispose]()
+    run = await makeTinyRun({ batchSize: 2, regularisation: true })
+    await cp(made.cacheDir, run.cacheDir, { recursive: true })
+    const options = optionsOf('a', {
+      train: {
+        steps: 4,
+        gradient_accumulation: 2,
+        reg_weight: 0.5,
+        lr_scheduler: 'cosine',
+        loss_type: 'mae',
+      },
+      kinora: { latents: 'sample' },
+    })
+    options.job.config.process[0].datasets[0]!.caption_dropout_rate = 0.5
+    const { texts } = await cacheDataset(options, { device })
+    // The regularisation set has neither caption nor trigger: the empty text. And the trigger alone, for dropout.
+    expect(texts).toEqual({ found: 2, made: 2 })
+    await train(options, { device })
+    const steps = await stepsOf(join(run.folder, 'a'))
+    // An expert's first step takes two batches of two clips, its second two of the one regularisation clip.
+    expect(steps.map(({ expert, timesteps }) => [expert, timesteps.length])).toEqual([
+      ['high', 4],
+      ['low', 4],
+      ['high', 2],
+      ['low', 2],
+    ])
+    expect(steps[2]!.loss).toBeCloseTo(steps[2]!.unweightedLoss! / 2, 6)
+    expect(steps.map(({ learningRate }) => learningRate)).toEqual([1e-3, 1e-3, 5e-4, 5e-4])
+  })
+
+  it('goes on without a preview that fails', async () => {
+    const events: StageEvent[] = []
+    const sample = { sample_every: 1, samples: [{ prompt: 'x' }] }
+    const requests: unknown[] = []
+    const context = {
+      device,
+      preview(request: { step: number; loras: object }) {
+        requests.push([request.step, Object.keys(request.loras)])
+        return request.step === 1 ? Promise.reject(new Error('no image')) : Promise.resolve()
+      },
+    }
+    for await (const event of trainIter(optionsOf('a', { train: { steps: 2 }, sample }), context)) {
+      events.push(event)
+    }
+    expect(requests).toEqual([0, 1, 2].map((step) => [step, ['high', 'low']]))
+    expect(events.filter(({ type }) => type === 'warning')).toMatchObject([
+      { code: 'TRAINER_PREVIEW_FAILED', message: 'no image' },
+    ])
+  })
+})
