@@ -133,7 +133,7 @@ function chooseNumFrames(
   if (clip.numFrames === 1 && shortest > 1) {
     return { reason: 'single-frame', detail: `One frame, and samples have ${shortest} or more.` }
   }
-  if (settings.rule === 'ai-toolkit') {
+  if (settings.frameRule === 'ai-toolkit') {
     if (!settings.autoNumFrames) return settings.numFrames[0]!
     const duration = clip.numFrames / clip.fps
     return autoNumFrames(duration, settings.fps, settings.frameMode !== 'uniform')
@@ -173,7 +173,7 @@ function chooseFrames(
     frameIndices,
     speedUp: speedUp(frameIndices, ratio),
   })
-  if (settings.rule === 'ai-toolkit') {
+  if (settings.frameRule === 'ai-toolkit') {
     return [measured(aiToolkitFrames(clip, numFrames, ratio, repeat, settings))]
   }
   const span = realTimeSpan(numFrames, ratio)

@@ -32,11 +32,6 @@ export const bucketerErrors = defineErrors('BUCKETER', {
       return `The nearest size that works is ${snap(width)}x${snap(height)}.`
     },
   },
-  MODE_NOT_IN_RULE: {
-    message: (mode: string) =>
-      `Frame mode ${mode} does not exist in AI Toolkit, whose rule was asked for.`,
-    fix: 'Use uniform, real-time or head with the rule ai-toolkit, or the rule area.',
-  },
   NO_BUCKET_FITS: {
     message: (numClips: number, reasons: string) =>
       `None of the ${numClips} clips fits a bucket: ${reasons}.`,

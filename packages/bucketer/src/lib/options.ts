@@ -4,6 +4,9 @@ import { z } from 'zod'
 /** Sizes by name: `area` is ours, `ai-toolkit` repeats that program's arithmetic. */
 export const bucketRules = ['area', 'ai-toolkit'] as const
 
+/** Frames by name, likewise. */
+export const frameRules = ['by-time', 'ai-toolkit'] as const
+
 // The fields a dataset may set for itself; the same ones at the top are the defaults of every dataset.
 const sampling = {
   resolutions: z
@@ -30,6 +33,11 @@ const sampling = {
     .enum(frameModes)
     .describe(
       'real-time: one window at the true speed. uniform: the whole clip squeezed into the sample. head: a window from the start. slide: overlapping windows. chunk: windows one after another. Not set: real-time, or uniform with the rule ai-toolkit.',
+    ),
+  frameRule: z
+    .enum(frameRules)
+    .describe(
+      'by-time takes the frame nearest to each moment. ai-toolkit steps over whole frames, and slows a clip down that is too short. Not set: as the rule says; slide and chunk are always by-time.',
     ),
   windowStart: z
     .enum(['random', 'start', 'centre'])
@@ -106,7 +114,9 @@ export const planBucketsOptions = z.strictObject({
   rule: z
     .enum(bucketRules)
     .default('area')
-    .describe('How sizes and frames are computed; ai-toolkit gives that program’s own numbers.'),
+    .describe(
+      'How sizes and, unless frameRule says otherwise, frames are computed; ai-toolkit gives that program’s own numbers.',
+    ),
   seed: z.number().int().nonnegative().default(42).describe('Of window and crop positions.'),
   strict: z
     .boolean()
@@ -123,6 +133,7 @@ export const planBucketsOptions = z.strictObject({
   numFrames: sampling.numFrames.default(81),
   autoNumFrames: sampling.autoNumFrames.default(false),
   frameMode: sampling.frameMode.optional(),
+  frameRule: sampling.frameRule.optional(),
   windowStart: sampling.windowStart.default('random'),
   slideStride: sampling.slideStride.optional(),
   shortClips: sampling.shortClips.default('snap'),
@@ -148,9 +159,10 @@ export type ResolvedOptions = z.output<typeof planBucketsOptions>
 /** What holds for one dataset once its own settings lie over the job's. */
 export type DatasetSettings = Omit<
   ResolvedOptions,
-  'source' | 'datasets' | 'out' | 'dryRun' | 'numFrames' | 'frameMode'
+  'source' | 'datasets' | 'out' | 'dryRun' | 'numFrames' | 'frameMode' | 'frameRule'
 > & {
   frameMode: FrameMode
+  frameRule: (typeof frameRules)[number]
   /** Allowed lengths, each 4n+1, longest first. */
   numFrames: readonly number[]
   /** The lengths as they were written. */

@@ -301,10 +301,22 @@ describe("AI Toolkit's rule", () => {
     ])
   })
 
-  it('refuses the frame modes it does not have', () => {
-    expect(() => plan([clip('a.mp4')], { ...options, frameMode: 'slide' })).toThrow(
-      expect.objectContaining({ code: 'BUCKETER_MODE_NOT_IN_RULE' }),
-    )
+  it('leaves modes it does not have to our frames, with its sizes', () => {
+    const small = clip('a.mp4', { width: 640, height: 360, fps: 24, numFrames: 97 })
+    const made = plan([small], { ...options, numFrames: 33, frameMode: 'chunk' })
+    expect(made.buckets[0]).toMatchObject({ width: 640, height: 352 })
+    expect(made.buckets[0]!.items.map((item) => [item.frameIndices[0], item.speedUp])).toEqual([
+      [0, 1],
+    ])
+  })
+
+  it('steps over whole frames, where by-time keeps the true speed', () => {
+    const faster = clip('a.mp4', { fps: 24, numFrames: 200 })
+    const speed = (frameRule: 'by-time' | 'ai-toolkit') =>
+      plan([faster], { ...options, frameMode: 'real-time', frameRule }).buckets[0]!.items[0]!
+        .speedUp
+    expect(speed('ai-toolkit')).toBeCloseTo(4 / 3, 4)
+    expect(speed('by-time')).toBe(1)
   })
 })
 

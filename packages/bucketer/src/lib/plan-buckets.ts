@@ -94,12 +94,13 @@ function datasetSettings(
       throw bucketerErrors.SIZE_NOT_MULTIPLE(width, height, merged.divisor)
     }
   }
-  if (merged.rule === 'ai-toolkit' && ['slide', 'chunk'].includes(frameMode)) {
-    throw bucketerErrors.MODE_NOT_IN_RULE(frameMode)
-  }
+  // AI Toolkit has no such modes, so there is no arithmetic of its own to follow.
+  const ownMode = frameMode === 'slide' || frameMode === 'chunk'
+  const followed = merged.frameRule ?? (job.rule === 'ai-toolkit' ? 'ai-toolkit' : 'by-time')
   return {
     ...merged,
     frameMode,
+    frameRule: ownMode ? 'by-time' : followed,
     askedNumFrames: asked,
     numFrames: [...new Set(asked.map(snapNumFrames))].toSorted((a, b) => b - a),
   }
