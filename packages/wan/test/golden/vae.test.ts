@@ -57,7 +57,9 @@ describe('vae', () => {
         const expected = await golden.f32(`out.${what}${length}`)
         expectWithin(`vae ${length} frames ${what}`, relativeError(whole[what], expected), 2e-4)
       }
-      for (const chunk of [1, 2]) {
+      const latentFrames = golden.shape(`out.mean${length}`)[2]!
+      // The first chunk has one latent frame more: longer ones are the whole clip again.
+      for (const chunk of [1, 2].filter((frames) => frames + 1 < latentFrames)) {
         const chunked = await run(chunk)
         for (const what of ['mean', 'logvar', 'decoded'] as const) {
           expectWithin(

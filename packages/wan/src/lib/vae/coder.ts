@@ -2,8 +2,8 @@ import type { Device, Ops, Tensor } from '@kinora/kernel-api'
 import type { Conv, WeightLoader } from '../checkpoint/weight-loader.ts'
 import { chainLayers } from '../layer-chain.ts'
 import {
+  activated,
   causalConv,
-  channelNorm,
   downsample,
   loadMiddle,
   loadResample,
@@ -78,7 +78,7 @@ function through(ops: Ops, x: Tensor, layer: LoadedLayer, memory: TemporalMemory
 }
 
 function output(ops: Ops, x: Tensor, w: CoderWeights, memory: TemporalMemory): Tensor {
-  return causalConv(ops, ops.silu(channelNorm(ops, x, w.normOut)), w.convOut, memory)
+  return causalConv(ops, activated(ops, x, w.normOut), w.convOut, memory)
 }
 
 /** @param prefix `encoder` or `decoder` */

@@ -55,8 +55,13 @@ export function causalConv(ops: Ops, x_BTYXC: Tensor, conv: Conv, memory: Tempor
  * y = x / max(‖x‖, 1e-12) · √C · gamma over the channels. As x / √(mean(x²) + 1e-24 / C) · gamma it differs only where the
  * norm is near 1e-12.
  */
-export function channelNorm(ops: Ops, x_BTYXC: Tensor, gamma_C: Tensor): Tensor {
+function channelNorm(ops: Ops, x_BTYXC: Tensor, gamma_C: Tensor): Tensor {
   return ops.rmsNorm(x_BTYXC, gamma_C, { eps: 1e-24 / gamma_C.shape[0]! })
+}
+
+/** SiLU(norm(x)). */
+export function activated(ops: Ops, x_BTYXC: Tensor, gamma_C: Tensor): Tensor {
+  return ops.scope(() => ops.silu(channelNorm(ops, x_BTYXC, gamma_C)))
 }
 
 /** conv₂(SiLU(norm₂(conv₁(SiLU(norm₁(x)))))) + shortcut(x). */
@@ -67,12 +72,8 @@ export function residual(
   memory: TemporalMemory,
 ): Tensor {
   return ops.scope(() => {
-    const h = ops.scope(() =>
-      causalConv(ops, ops.silu(channelNorm(ops, x_BTYXC, w.norm1)), w.conv1, memory),
-    )
-    const y = ops.scope(() =>
-      causalConv(ops, ops.silu(channelNorm(ops, h, w.norm2)), w.conv2, memory),
-    )
+    const h = ops.scope(() => causalConv(ops, activated(ops, x_BTYXC, w.norm1), w.conv1, memory))
+    const y = ops.scope(() => causalConv(ops, activated(ops, h, w.norm2), w.conv2, memory))
     return ops.add(y, w.shortcut ? pointwise(ops, x_BTYXC, w.shortcut) : x_BTYXC)
   })
 }
