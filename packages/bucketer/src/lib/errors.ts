@@ -11,6 +11,11 @@ export const bucketerErrors = defineErrors('BUCKETER', {
     message: (source: string) => `${source} holds no clips.`,
     fix: 'Run clip-prep on the footage first; if the manifest is there, look at its dropped records for the reasons.',
   },
+  TOO_MANY_SKIPPED: {
+    message: (skipped: number, allowed: number) =>
+      `${skipped} files are missing or unreadable, and ${allowed} may be.`,
+    fix: 'Mend or remove the files named above, or raise maxSkipped.',
+  },
   NO_PROBE: {
     message: (source: string) =>
       `${source} has no manifest.jsonl, and there is nothing here that can look into video files.`,

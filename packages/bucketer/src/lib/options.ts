@@ -110,6 +110,12 @@ export const planBucketsOptions = z.strictObject({
     .default('bucket-plan.json')
     .describe('File that receives the plan; clips are named relative to its folder.'),
   dryRun: z.boolean().default(false).describe('Print the plan and write nothing.'),
+  maxSkipped: z
+    .number()
+    .int()
+    .nonnegative()
+    .optional()
+    .describe('Most files that may be missing or unreadable; with more of them the run fails.'),
   fps: z.number().positive().default(16).describe('Frame rate of the samples, frames a second.'),
   rule: z
     .enum(bucketRules)
@@ -159,7 +165,7 @@ export type ResolvedOptions = z.output<typeof planBucketsOptions>
 /** What holds for one dataset once its own settings lie over the job's. */
 export type DatasetSettings = Omit<
   ResolvedOptions,
-  'source' | 'datasets' | 'out' | 'dryRun' | 'numFrames' | 'frameMode' | 'frameRule'
+  'source' | 'datasets' | 'out' | 'dryRun' | 'maxSkipped' | 'numFrames' | 'frameMode' | 'frameRule'
 > & {
   frameMode: FrameMode
   frameRule: (typeof frameRules)[number]

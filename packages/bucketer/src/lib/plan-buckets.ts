@@ -75,7 +75,14 @@ function datasetSettings(
   job: ResolvedOptions,
   own: Omit<DatasetOptions, 'source'>,
 ): DatasetSettings {
-  const { source: _source, datasets: _datasets, out: _out, dryRun: _dryRun, ...defaults } = job
+  const {
+    source: _source,
+    datasets: _datasets,
+    out: _out,
+    dryRun: _dryRun,
+    maxSkipped: _maxSkipped,
+    ...defaults
+  } = job
   const overrides = Object.fromEntries(
     Object.entries(own).filter(([, value]) => value !== undefined),
   ) as Partial<typeof defaults>

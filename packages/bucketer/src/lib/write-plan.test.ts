@@ -130,6 +130,10 @@ describe('planBucketsIter', () => {
     )
     const plan = await readPlan(out)
     expect(plan.skipped.map(({ reason }) => reason)).toEqual(['missing-file'])
+    await expect(writeBucketPlan({ source, out, maxSkipped: 0 })).rejects.toMatchObject({
+      code: 'BUCKETER_TOO_MANY_SKIPPED',
+    })
+    await writeBucketPlan({ source, out, maxSkipped: 1 })
   })
 
   it('writes nothing in a dry run, nor after an abort', async () => {

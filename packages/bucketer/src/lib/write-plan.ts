@@ -37,6 +37,10 @@ export async function* planBucketsIter(
     sets.push({ clips, settings, skipped })
   }
   context.signal?.throwIfAborted()
+  const numFaulty = sets.reduce((sum, { skipped = [] }) => sum + skipped.length, 0)
+  if (numFaulty > (resolved.maxSkipped ?? Infinity)) {
+    throw bucketerErrors.TOO_MANY_SKIPPED(numFaulty, resolved.maxSkipped!)
+  }
   const { plan, report } = planBuckets(sets, options)
   const told = new Set(sets.flatMap(({ skipped = [] }) => skipped.map(({ clip }) => clip)))
   for (const { clip, resolution, reason, detail } of plan.skipped) {

@@ -1,5 +1,5 @@
 import { captionFile } from '@kinora/config-schema'
-import { drain, parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
+import { drain, lockFolder, parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
 import { rm } from 'node:fs/promises'
 import { openJournal } from './caption-journal.ts'
 import { tidy } from './compose-caption.ts'
@@ -27,6 +27,7 @@ export async function* acceptDraftsIter(
     options,
   )
   const { folder, clips } = await readDataset(source)
+  await using _lock = dryRun ? undefined : await lockFolder(folder)
   const journal = await openJournal(folder)
   const phase = 'accept'
   yield { type: 'started', phase, total: clips.length }

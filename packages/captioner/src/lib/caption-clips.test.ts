@@ -1,7 +1,7 @@
 import { readdir, rm } from 'node:fs/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { makeDataset, type TestDataset } from '../../test/make-dataset.ts'
-import { captionClips } from './caption-clips.ts'
+import { captionClips, captionClipsIter } from './caption-clips.ts'
 import type { CaptionClipsOptions } from './options.ts'
 
 let dataset: TestDataset
@@ -103,6 +103,17 @@ it('says for which clips there was nothing to say', async () => {
   const { clips, counts } = await captionClips({ source: dataset.folder })
   expect(counts).toMatchObject({ written: 1, failed: 1 })
   expect(clips[1]).toMatchObject({ clip: 'clips/b.mp4', reason: 'nothing-to-say' })
+  const strict = captionClips({ source: dataset.folder, maxSkipped: 0 })
+  await expect(strict).rejects.toMatchObject({ code: 'CAPTIONER_TOO_MANY_SKIPPED' })
+})
+
+it('refuses a dataset that another run is captioning, and leaves no lock behind', async () => {
+  const first = captionClipsIter({ source: dataset.folder, trigger: 'sks' })
+  await first.next()
+  await expect(run()).rejects.toMatchObject({ code: 'STAGE_FOLDER_IN_USE' })
+  await first.return(undefined as never)
+  expect(await statuses()).toEqual(['written', 'written'])
+  expect(await readdir(dataset.folder)).not.toContain('.kinora.lock')
 })
 
 it('reads the manifest, its folder, or a folder of clips', async () => {

@@ -1,8 +1,8 @@
 import { captionFile } from '@kinora/config-schema'
-import { drain, parseOptions, type StageEvent } from '@kinora/stage'
+import { drain, lockFolder, parseOptions, type StageEvent } from '@kinora/stage'
 import { openJournal, type CaptionJournal } from './caption-journal.ts'
 import { composeCaption, tidy } from './compose-caption.ts'
-import type { CaptionSkipReason } from './errors.ts'
+import { captionerErrors, type CaptionSkipReason } from './errors.ts'
 import { inParallel } from './in-parallel.ts'
 import { captionClipsOptions, type CaptionClipsOptions, type CaptionSettings } from './options.ts'
 import type { CaptionContext, CaptionProvider, CaptionUsage } from './providers/caption-provider.ts'
@@ -44,6 +44,7 @@ export async function* captionClipsIter(
   const settings = parseOptions('CAPTIONER', captionClipsOptions, options)
   const dataset = await readDataset(settings.source)
   const provider = await captionProviders[settings.provider](dataset, settings, context)
+  await using _lock = settings.dryRun ? undefined : await lockFolder(dataset.folder)
   const journal = await openJournal(dataset.folder)
   const { clips } = dataset
 
@@ -79,6 +80,9 @@ export async function* captionClipsIter(
   }
   const counts = { written: 0, unchanged: 0, kept: 0, failed: 0, planned: 0 }
   for (const { status } of done) counts[status]++
+  if (counts.failed > (settings.maxSkipped ?? Infinity)) {
+    throw captionerErrors.TOO_MANY_SKIPPED(counts.failed, settings.maxSkipped!)
+  }
   return { clips: done.toSorted((a, b) => (a.clip < b.clip ? -1 : 1)), counts, usage }
 }
 

@@ -29,6 +29,11 @@ export const captionerErrors = defineErrors('CAPTIONER', {
       `${url} failed for ${failures} clips in a row, the last time with: ${detail}`,
     fix: 'Check that the server runs and takes images, then run the same command again: finished captions are kept.',
   },
+  TOO_MANY_SKIPPED: {
+    message: (failed: number, allowed: number) =>
+      `${failed} clips have no caption, and ${allowed} may have none.`,
+    fix: 'Look at the reasons above and run the same command again (what was written is kept), or raise maxSkipped.',
+  },
   BAD_TOKENIZER: {
     message: (file: string, problem: string) => `${file} is no tokenizer: ${problem}`,
     fix: 'Name a tokenizer.json, such as the one in the tokenizer folder of the checkpoint.',

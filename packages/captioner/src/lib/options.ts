@@ -178,6 +178,14 @@ export const captionClipsOptions = z.strictObject({
     .describe(
       'Write drafts (.draft.txt) beside the clips instead of captions; captioner accept takes them over.',
     ),
+  maxSkipped: z
+    .number()
+    .int()
+    .nonnegative()
+    .optional()
+    .describe(
+      'Most clips that may stay without a caption; with more of them the run fails at its end.',
+    ),
   dryRun: z
     .boolean()
     .default(false)

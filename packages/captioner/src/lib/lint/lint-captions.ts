@@ -2,6 +2,7 @@ import { captionFile, readBucketPlan } from '@kinora/config-schema'
 import {
   codeSystemError,
   drain,
+  lockFolder,
   parseOptions,
   writeFileAtomic,
   type RunContext,
@@ -44,6 +45,8 @@ export async function* lintCaptionsIter(
     given ??
     (settings.tokenizer === undefined ? undefined : await loadTokenizer(settings.tokenizer))
   const flips = await readFlips(settings)
+  const writes = settings.fix && !settings.dryRun
+  await using _lock = writes ? await lockFolder(dataset.folder) : undefined
   const journal = await openJournal(dataset.folder)
 
   const phase = 'lint'
@@ -70,7 +73,7 @@ export async function* lintCaptionsIter(
     const mended = text === null ? null : fixCaption(text, settings.trigger)
     if (settings.fix && mended && found.some(({ fixable }) => fixable === 'yes')) {
       const write = owner === 'captioner' ? journal.write : writeFileAtomic
-      if (!settings.dryRun) await write(path, `${mended}\n`)
+      if (writes) await write(path, `${mended}\n`)
       fixed.push(subject.file)
       for (const finding of found) if (finding.fixable === 'yes') finding.fixable = 'done'
     }
