@@ -276,7 +276,9 @@ async function runCommand(
     if (json) stdout.write(`${JSON.stringify({ type: 'result', result: next.value ?? null })}\n`)
     else if ((options as { dryRun?: unknown }).dryRun === true) {
       stdout.write(`${JSON.stringify(next.value, null, 2)}\n`)
-    } else if (command.report) stdout.write(`${command.report(next.value as never)}\n`)
+    } else if (command.report) {
+      stdout.write(`${command.report(next.value as never).trimEnd()}\n`)
+    }
     return 0
   } catch (error) {
     const done = reporter.end()
