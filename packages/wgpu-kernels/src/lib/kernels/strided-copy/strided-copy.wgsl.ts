@@ -43,18 +43,18 @@ export function stridedCopyText(variant: StridedCopyVariant): KernelText {
     steps.push(`{
       let index = rest % u.extent${axis};
       rest /= u.extent${axis};
-      from += index * u.src_stride${axis};
-      to += index * u.dst_stride${axis};
+      src_at += index * u.src_stride${axis};
+      dst_at += index * u.dst_stride${axis};
     }`)
   }
   return {
     main: forEachVector(
       variant,
       `var rest = i;
-    var from = u.src_first;
-    var to = u.dst_first;
+    var src_at = u.src_first;
+    var dst_at = u.dst_first;
     ${steps.join('\n    ')}
-    dst[to + rest * u.dst_stride0] = src[from + rest * u.src_stride0];`,
+    dst[dst_at + rest * u.dst_stride0] = src[src_at + rest * u.src_stride0];`,
     ),
   }
 }
