@@ -141,7 +141,7 @@ describe('round trips', () => {
         layout === 'kohya' ? { ...module, alpha: module.rank } : module,
       )
     }
-    expect((await inspectLora(file)).layout).toBe(layout)
+    expect(await inspectLora(file)).toMatchObject({ layout, canonical: true, skipped: [] })
   })
 
   it('keep the effective weights through any chain of layouts, whatever rank and alpha', async () => {
@@ -226,6 +226,7 @@ describe('layouts as other programs write them', () => {
         f32(`diffusion_model.${A}.alpha`, shape, 8),
       ])
       const weights = await readLora(file)
+      expect((await inspectLora(file)).canonical).toBe(false)
       expect(weights.modules.get('blocks.0.attn1.to_q')?.alpha).toBe(8)
       const out = newFile()
       await writeLora(out, weights, { layout: 'comfyui', dtype: 'f32' })

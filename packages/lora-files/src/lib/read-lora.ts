@@ -31,6 +31,8 @@ export interface LoraHeader {
   layout: LoraLayout
   /** The experts the file names; one without a name is `undefined`. */
   experts: ReadonlyMap<Expert | undefined, ReadonlyMap<string, LoraModuleHeader>>
+  /** Whether every key is spelt as `writeLora` spells it; programs differ in what else they read. */
+  canonical: boolean
   /** Keys that are no part of the low-rank pairs and were left out. */
   skipped: readonly string[]
   /** Header metadata, less what describes the layout itself. */
@@ -177,12 +179,29 @@ function parseLoraHeader(open: SafetensorsFile, deltas: 'refuse' | 'skip'): Lora
   const { [adapterMetadataKey]: _, ...metadata } = open.metadata
   return {
     layout,
+    canonical: [...found].every(([expert, modules]) =>
+      [...modules].every(([name, parts]) => isCanonical(layout, name, expert, parts)),
+    ),
     experts: new Map(
       [...named].map(([expert, modules]) => [expert, checkModules(open, layout, expert, modules)]),
     ),
     skipped,
     metadata,
   }
+}
+
+function isCanonical(
+  layout: LoraLayout,
+  module: string,
+  expert: Expert | undefined,
+  parts: FoundParts,
+): boolean {
+  const { format, storesAlpha } = keyMaps[layout]
+  return (
+    parts.down === format(module, 'down', expert) &&
+    parts.up === format(module, 'up', expert) &&
+    parts.alpha === (storesAlpha ? format(module, 'alpha', expert) : undefined)
+  )
 }
 
 function checkModules(
