@@ -65,6 +65,28 @@ describe('the VAE', () => {
     device.release(decoded)
   })
 
+  it('decodes part by part what it decodes as a whole, also when the reader stops early', async () => {
+    const latents = device.upload(formula('latent', 2 * 4 * 4), [1, 2, 4, 2, 2], 'f32')
+    const decoded = vae.decode(latents, { chunkLatentFrames: 1 })
+    const whole = (await device.read(decoded)) as Float32Array
+    device.release(decoded)
+    const before = device.memory().liveBytes
+    const parts: number[] = []
+    const frames: number[] = []
+    for (const part of vae.decodeChunks(latents, { chunkLatentFrames: 1 })) {
+      frames.push(part.shape[1]!)
+      parts.push(...((await device.read(part)) as Float32Array))
+      device.release(part)
+    }
+    expect(frames).toEqual([5, 4, 4])
+    expect(parts).toEqual([...whole])
+    for (const part of vae.decodeChunks(latents, { chunkLatentFrames: 1 })) {
+      device.release(part)
+      break
+    }
+    expect(device.memory().liveBytes).toBe(before)
+  })
+
   it('normalises and takes it back', async () => {
     const z = device.upload(Float32Array.of(3, 5, 2, -2), [1, 2, 1, 1, 2], 'f32')
     const normalised = vae.normalise(z)

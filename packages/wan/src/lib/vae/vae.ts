@@ -38,6 +38,11 @@ export interface WanVae {
    * @param latents [B, Z, F, H, W], not normalised
    */
   decode(latents: Tensor, options?: ChunkOptions): Tensor
+  /**
+   * As `decode`, each part [B, t, Y, X, 3] when it is asked for: neither the whole clip nor a wait for all of it. Parts are the
+   * caller's to release, and come outside any scope.
+   */
+  decodeChunks(latents: Tensor, options?: ChunkOptions): Generator<Tensor, void, void>
   /** (z − mean) / std of each latent channel: what the transformer works on. [B, Z, F, H, W]. */
   normalise(latents: Tensor): Tensor
   /** z · std + mean. */
@@ -99,13 +104,14 @@ class Vae implements WanVae {
     const chunk = temporalFactor * this.#chunkLatentFrames(y, x, options)
     return this.#device.scope(() => {
       // A first frame stands alone; the first chunk has it beside its own frames.
-      const moments_BFHWZ = this.#inChunks(video, 1 + chunk, chunk, (frames, memory) =>
+      const chunks = this.#chunks(video, 1 + chunk, chunk, (frames, memory) =>
         pointwise(
           ops,
           encodeChunk(this.#device, frames, this.#weights.encoder, memory),
           this.#weights.quant,
         ),
       )
+      const moments_BFHWZ = joinChunks(this.#device, [...chunks])
       const part = (start: number) =>
         ops.permute(ops.slice(moments_BFHWZ, 4, start, start + zDim), [0, 4, 1, 2, 3])
       return { mean: part(0), logvar: part(zDim) }
@@ -113,21 +119,28 @@ class Vae implements WanVae {
   }
 
   decode(latents: Tensor, options: ChunkOptions = {}): Tensor {
+    return this.#device.scope(() =>
+      joinChunks(this.#device, [...this.decodeChunks(latents, options)]),
+    )
+  }
+
+  *decodeChunks(latents: Tensor, options: ChunkOptions = {}): Generator<Tensor, void, void> {
     const { spatialFactor } = this.config
-    const { ops } = this.#device
+    const device = this.#device
+    const { ops } = device
     this.#checkLatents(latents)
     const [, , , h, w] = latents.shape as [number, number, number, number, number]
     const chunk = this.#chunkLatentFrames(h * spatialFactor, w * spatialFactor, options)
-    return this.#device.scope(() => {
-      const latents_BFHWZ = pointwise(
-        ops,
-        ops.permute(latents, [0, 2, 3, 4, 1]),
-        this.#weights.postQuant,
+    const latents_BFHWZ = device.scope(() =>
+      pointwise(ops, ops.permute(latents, [0, 2, 3, 4, 1]), this.#weights.postQuant),
+    )
+    try {
+      yield* this.#chunks(latents_BFHWZ, 1 + chunk, chunk, (part, memory) =>
+        decodeChunk(device, part, this.#weights.decoder, memory),
       )
-      return this.#inChunks(latents_BFHWZ, 1 + chunk, chunk, (part, memory) =>
-        decodeChunk(this.#device, part, this.#weights.decoder, memory),
-      )
-    })
+    } finally {
+      device.release(latents_BFHWZ)
+    }
   }
 
   normalise(latents: Tensor): Tensor {
@@ -156,25 +169,23 @@ class Vae implements WanVae {
     return Math.max(1, Math.floor(chunkBytes / bytes))
   }
 
-  /** Cuts axis 1 of x into a first chunk and further ones, and joins the results. */
-  #inChunks(
+  /** Cuts axis 1 of x into a first chunk and further ones, and runs one after the other. */
+  *#chunks(
     x: Tensor,
     first: number,
     further: number,
     run: (chunk: Tensor, memory: TemporalMemory) => Tensor,
-  ): Tensor {
+  ): Generator<Tensor, void, void> {
     const device = this.#device
     const { ops } = device
     const frames = x.shape[1]!
     const memory = new TemporalMemory(device)
     try {
-      const parts: Tensor[] = []
       for (let start = 0, end = first; start < frames; start = end, end += further) {
         const stop = Math.min(end, frames)
         const whole = start === 0 && stop === frames
-        parts.push(device.scope(() => run(whole ? x : ops.slice(x, 1, start, stop), memory)))
+        yield device.scope(() => run(whole ? x : ops.slice(x, 1, start, stop), memory))
       }
-      return parts.length === 1 ? parts[0]! : ops.concat(parts, 1)
     } finally {
       memory.release()
     }
@@ -200,4 +211,8 @@ class Vae implements WanVae {
       throw wanErrors.BAD_SHAPE('The latents', shape, `the VAE takes [B, ${zDim}, F, H, W]`)
     }
   }
+}
+
+function joinChunks({ ops }: Device, parts: readonly Tensor[]): Tensor {
+  return parts.length === 1 ? parts[0]! : ops.concat(parts, 1)
 }
