@@ -426,19 +426,23 @@ class Pipeline implements WanPipeline {
     const device = this.#device
     const vae = await this.#loadVae(signal)
     signal?.throwIfAborted()
-    const video = device.scope(() =>
-      vae.decode(vae.denormalise(device.upload(latents, latentShape, 'f32'))),
+    const denormalised = device.scope(() =>
+      vae.denormalise(device.upload(latents, latentShape, 'f32')),
     )
     const frames: RgbImage[] = []
     try {
-      for (let t = 0; t < numFrames; t++) {
+      // One latent frame at a time: little memory, and a bar that moves.
+      for (const part of vae.decodeChunks(denormalised, { chunkLatentFrames: 1 })) {
+        const pixels = await this.#take(part)
         signal?.throwIfAborted()
-        const pixels = await this.#take(device.ops.slice(video, 1, t, t + 1))
-        frames.push({ width, height, data: toBytes(pixels) })
-        yield { type: 'progress', phase, done: t + 1, total: numFrames }
+        const size = width * height * 3
+        for (let at = 0; at < pixels.length; at += size) {
+          frames.push({ width, height, data: toBytes(pixels.subarray(at, at + size)) })
+        }
+        yield { type: 'progress', phase, done: frames.length, total: numFrames }
       }
     } finally {
-      device.release(video)
+      device.release(denormalised)
     }
     if (this.#options.lowMemory) this.#releaseVae()
     return frames

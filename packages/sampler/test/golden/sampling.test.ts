@@ -83,7 +83,8 @@ async function loras(): Promise<PipelineLora[]> {
   )
 }
 
-describe('sampling.safetensors', () => {
+// Seconds on an idle machine; a software adapter on a busy one takes a minute a test.
+describe('sampling.safetensors', { timeout: 300_000 }, () => {
   test('prompt embeddings and condition', async () => {
     const inputs = await pipeline.encode(base)
     const check = (what: string, got: Float32Array, name: string) =>
