@@ -170,7 +170,7 @@ export function placeFrame(
 }
 
 /** Share of the frame's area that a crop to this bucket's shape keeps, 0 to 1. */
-export function keptShare(clip: Size, bucket: Size): number {
+function keptShare(clip: Size, bucket: Size): number {
   const ratio = bucket.width / bucket.height / (clip.width / clip.height)
   return Math.min(ratio, 1 / ratio)
 }

@@ -6,7 +6,6 @@ import {
   longestNumFrames,
   realTimeFrameIndices,
   realTimeSpan,
-  roundHalfEven,
   snapNumFrames,
   strideFrameIndices,
   uniformFrameIndices,
@@ -138,14 +137,4 @@ it.each([
   [84, 81],
 ])('snaps %i frames to %i', (asked, snapped) => {
   expect(snapNumFrames(asked)).toBe(snapped)
-})
-
-it.each([
-  [0.5, 0],
-  [1.5, 2],
-  [2.5, 2],
-  [2.4999, 2],
-  [3.5001, 4],
-])('rounds %d to %d, as Python does', (value, rounded) => {
-  expect(roundHalfEven(value)).toBe(rounded)
 })

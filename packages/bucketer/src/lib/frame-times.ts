@@ -1,7 +1,7 @@
 // Which frames of a clip make a sample. F is the number of frames of the clip, n that of the sample; indices count from 0.
 
 /** Python's round: halves go to the even neighbour. */
-export function roundHalfEven(value: number): number {
+function roundHalfEven(value: number): number {
   const floor = Math.floor(value)
   const rest = value - floor
   if (rest < 0.5) return floor

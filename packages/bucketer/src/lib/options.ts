@@ -5,7 +5,7 @@ import { z } from 'zod'
 export const bucketRules = ['area', 'ai-toolkit'] as const
 
 /** Frames by name, likewise. */
-export const frameRules = ['by-time', 'ai-toolkit'] as const
+const frameRules = ['by-time', 'ai-toolkit'] as const
 
 // The fields a dataset may set for itself; the same ones at the top are the defaults of every dataset.
 const sampling = {

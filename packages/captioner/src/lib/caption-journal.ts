@@ -16,10 +16,10 @@ const lineSchema = z.strictObject({
 })
 
 /** Whose a caption file is. `none`: there is no file, or only blank space in it. */
-export type CaptionOwner = 'none' | 'captioner' | 'human'
+type CaptionOwner = 'none' | 'captioner' | 'human'
 
 /** A caption file as found. */
-export interface FoundCaption {
+interface FoundCaption {
   owner: CaptionOwner
   /** Null where there is no file. */
   text: string | null

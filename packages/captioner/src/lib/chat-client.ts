@@ -36,13 +36,13 @@ const responseSchema = z.looseObject({
     .catch(undefined),
 })
 
-export interface ChatRequest {
+interface ChatRequest {
   body: Record<string, unknown>
   /** Expected size, for the budget. */
   expected: { input: number; output: number }
 }
 
-export type ChatReply =
+type ChatReply =
   | { content: string; refused: boolean; cutOff: boolean }
   | { reason: EndpointFailure | 'rejected' | 'budget'; detail: string }
 

@@ -80,15 +80,10 @@ export function tidy(text: string): string {
     .trim()
 }
 
-/** True where `word` stands in `text` on its own, not as part of another word. */
+/** True where `word` stands in `text` on its own: no letter or digit on either side. */
 export function hasWord(text: string, word: string): boolean {
-  return wordPattern(word).test(text)
-}
-
-/** Matches a trigger word that has no letter or digit on either side. */
-export function wordPattern(word: string): RegExp {
   const escaped = word.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
-  return new RegExp(`(?<![\\p{L}\\p{N}])${escaped}(?![\\p{L}\\p{N}])`, 'u')
+  return new RegExp(`(?<![\\p{L}\\p{N}])${escaped}(?![\\p{L}\\p{N}])`, 'u').test(text)
 }
 
 /** Numbers in [0, 1) that follow from a text. */
