@@ -7,7 +7,7 @@ export {
 } from './lib/frame-source.ts'
 export { countResampled, nearestFrames } from './lib/frame-times.ts'
 export type { CropRectangle, PictureOptions } from './lib/picture-filters.ts'
-export { cutVideo, type CutVideoOptions } from './lib/cut-video.ts'
+export { cutVideo, type CutPreview, type CutVideoOptions } from './lib/cut-video.ts'
 export {
   writeVideo,
   writeWebp,

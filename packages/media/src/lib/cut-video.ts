@@ -1,8 +1,9 @@
+import { PassThrough } from 'node:stream'
 import type { RunContext } from '@kinora/stage'
 import { replaceFile } from './atomic-file.ts'
 import { mediaErrors } from './errors.ts'
 import { checkFfmpeg, lastWords, newCommand, saysDiskFull, startFfmpeg } from './ffmpeg.ts'
-import { decodeOptions } from './frame-source.ts'
+import { decodeOptions, splitFrames, type VideoFrame } from './frame-source.ts'
 import { countResampled, resampleFilters, timeTolerance } from './frame-times.ts'
 import { pictureFilters, pictureSize, type PictureOptions } from './picture-filters.ts'
 import { probe, type MediaProbe } from './probe.ts'
@@ -23,6 +24,17 @@ export interface CutVideoOptions extends PictureOptions {
   preset?: X264Preset | undefined
   probe?: MediaProbe | undefined
   threads?: number | undefined
+  /** Some frames of the result, small, for looking at while the clip is cut: they cost no second reading. */
+  preview?: CutPreview | undefined
+}
+
+export interface CutPreview {
+  /** Of every so many frames of the result, the first. */
+  every: number
+  /** Longest side of the preview in pixels; a smaller picture keeps its size. */
+  maxSide: number
+  /** Called with each, as RGB, in order; `time` is from the start of the clip. */
+  onFrame: (frame: VideoFrame) => void
 }
 
 /**
@@ -83,20 +95,42 @@ export async function cutVideo(
     ),
   ]
   await replaceFile(target, async (temporary) => {
+    const previewed = options.preview && previewOf(options.preview, size)
     const command = newCommand(`file:${file}`)
       .inputOptions(decodeOptions(source, start, { threads }))
-      .noAudio()
-      .videoFilters(filters)
-      .outputOptions([
-        '-map 0:V:0',
-        '-sn',
-        '-dn',
-        '-fps_mode passthrough',
-        ...h264Options({ crf, preset }),
-      ])
+      .complexFilter(
+        previewed
+          ? `[0:V:0]${filters.join(',')},split=2[clip][copy];[copy]${previewed.filters}[preview]`
+          : `[0:V:0]${filters.join(',')}[clip]`,
+      )
       .output(temporary)
+      .outputOptions(['-map [clip]', '-fps_mode passthrough', ...h264Options({ crf, preset })])
+    const output = new PassThrough({ emitClose: false })
+    if (previewed) {
+      command
+        .output(output)
+        .outputOptions([
+          '-map [preview]',
+          '-fps_mode passthrough',
+          '-c:v rawvideo',
+          '-pix_fmt rgb24',
+          '-f rawvideo',
+        ])
+    }
     const run = startFfmpeg(command, signal)
+    run.ended.catch((error: Error) => output.destroy(error))
     try {
+      if (previewed) {
+        for await (const data of splitFrames(output, previewed.bytes)) {
+          const index = previewed.taken++
+          options.preview!.onFrame({
+            index,
+            time: (index * options.preview!.every) / fps,
+            ...previewed.size,
+            data,
+          })
+        }
+      }
       const { code, stderr } = await run.ended
       signal?.throwIfAborted()
       if (code !== 0) {
@@ -105,7 +139,22 @@ export async function cutVideo(
       }
     } finally {
       run.kill()
+      output.destroy()
     }
   })
   return { ...size, numFrames }
+}
+
+function previewOf({ every, maxSide }: CutPreview, clip: { width: number; height: number }) {
+  const scale = Math.min(1, maxSide / Math.max(clip.width, clip.height))
+  const size = {
+    width: Math.max(1, Math.round(clip.width * scale)),
+    height: Math.max(1, Math.round(clip.height * scale)),
+  }
+  return {
+    size,
+    bytes: size.width * size.height * 3,
+    filters: `select='not(mod(n,${every}))',scale=${size.width}:${size.height}:flags=area:in_color_matrix=bt709,format=rgb24`,
+    taken: 0,
+  }
 }

@@ -136,23 +136,11 @@ export async function* readFrames(
 
   let index = 0
   try {
-    let data = new Uint8Array(bytes)
-    let filled = 0
-    for await (const chunk of output as AsyncIterable<Uint8Array>) {
+    for await (const data of splitFrames(output, bytes)) {
       signal?.throwIfAborted()
-      let used = 0
-      while (used < chunk.length) {
-        const take = Math.min(chunk.length - used, bytes - filled)
-        data.set(chunk.subarray(used, used + take), filled)
-        used += take
-        filled += take
-        if (filled < bytes) break
-        const time = fps === undefined ? await timeOf() : start + index / fps
-        yield { index, time, ...size, data }
-        index++
-        data = new Uint8Array(bytes)
-        filled = 0
-      }
+      const time = fps === undefined ? await timeOf() : start + index / fps
+      yield { index, time, ...size, data }
+      index++
     }
     const { code, stderr } = await run.ended
     signal?.throwIfAborted()
@@ -167,6 +155,28 @@ export async function* readFrames(
   } finally {
     run.kill()
     output.destroy()
+  }
+}
+
+/** Cuts a stream of bytes into frames of `bytes` each; a last part of a frame is dropped. */
+export async function* splitFrames(
+  stream: AsyncIterable<Uint8Array>,
+  bytes: number,
+): AsyncGenerator<Uint8Array> {
+  let data = new Uint8Array(bytes)
+  let filled = 0
+  for await (const chunk of stream) {
+    let used = 0
+    while (used < chunk.length) {
+      const take = Math.min(chunk.length - used, bytes - filled)
+      data.set(chunk.subarray(used, used + take), filled)
+      used += take
+      filled += take
+      if (filled < bytes) break
+      yield data
+      data = new Uint8Array(bytes)
+      filled = 0
+    }
   }
 }
 
