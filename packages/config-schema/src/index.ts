@@ -1,6 +1,31 @@
 export { captionFile, captionTags, resolveCaption, shuffleTags } from './lib/caption.ts'
-export * from './lib/bucket-plan.ts'
-export * from './lib/dataset-manifest.ts'
+export {
+  bucketPlanSchema,
+  bucketSchema,
+  frameModes,
+  planItemSchema,
+  type Bucket,
+  type BucketPlan,
+  type FrameMode,
+  type PlanItem,
+} from './lib/bucket-plan.ts'
+export {
+  cameraMotions,
+  clipRecordSchema,
+  droppedRecordSchema,
+  manifestHeaderSchema,
+  manifestRecordSchema,
+  motionSchema,
+  rectangleSchema,
+  type CameraMotion,
+  type ClipMotion,
+  type ClipRecord,
+  type DatasetManifest,
+  type DroppedRecord,
+  type ManifestHeader,
+  type ManifestRecord,
+  type Rectangle,
+} from './lib/dataset-manifest.ts'
 export {
   formatBucketPlan,
   formatManifest,

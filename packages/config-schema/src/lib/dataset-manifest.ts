@@ -14,6 +14,7 @@ export const rectangleSchema = z.strictObject({
   height: pixels.positive(),
 })
 
+/** What the camera does in a clip; `subject` is a camera that stands still. */
 export const cameraMotions = [
   'static',
   'pan-left',

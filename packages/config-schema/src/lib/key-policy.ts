@@ -80,7 +80,13 @@ export const keyRules: readonly KeyRule[] = [
       'AI Toolkit has no use for it either; Kinora chooses the adapter with --backend and --adapter.',
     ],
     ['torch_profiler', 'It profiles PyTorch.'],
+    [
+      'performance_log_every',
+      'The file metrics.jsonl always holds the seconds of each phase of a step.',
+      zero,
+    ],
   ]),
+  ...rows('process', 'later', [['log_dir', 'TensorBoard files are not there yet.', empty]]),
   ...rows('process', 'refused', [
     ['adapter', otherArchitecture],
     ['embedding', otherArchitecture],
@@ -110,14 +116,20 @@ export const keyRules: readonly KeyRule[] = [
   ...rows('network', 'refused', [
     ['all_layers', 'Full-weight deltas of other layers do not fit the LoRA layouts.', off],
     ['lorm_config', otherArchitecture],
+    [
+      'transformer_only',
+      'Linears outside the blocks are not adapted: the programs that load LoRAs of Wan do not expect them.',
+      [true],
+    ],
   ]),
   ...rows('network.network_kwargs', 'refused', [
     ['full_if_contains', 'Full-weight deltas do not fit the LoRA layouts.', []],
   ]),
   ...rows('network.network_kwargs', 'later', [
-    ['rank_dropout', 'Dropout of whole ranks is not there yet; network.dropout is.', zero],
-    ['module_dropout', 'Dropout of whole modules is not there yet; network.dropout is.', zero],
+    ['rank_dropout', 'Dropout of whole ranks is not there yet.', zero],
+    ['module_dropout', 'Dropout of whole modules is not there yet.', zero],
   ]),
+  ...rows('network', 'later', [['dropout', 'Dropout inside the LoRA is not there yet.', zero]]),
   ...values('network', 'type', 'refused', {
     locon: 'It adds convolutions, and the blocks of Wan hold none; type lora does the same here.',
     lorm: otherArchitecture,
@@ -137,7 +149,11 @@ export const keyRules: readonly KeyRule[] = [
       'A LoRA in 8 bits loses the small weights it is made of; fp16, bf16 and fp32 are offered.',
   }),
   ...rows('save', 'later', [
-    ['push_to_hub', 'Use kinora export --push on the finished file.', off],
+    [
+      'push_to_hub',
+      'Uploading is not there yet; exporter card writes the README of a repository.',
+      off,
+    ],
   ]),
 
   ...rows('datasets', 'inert', [
@@ -183,6 +199,11 @@ export const keyRules: readonly KeyRule[] = [
     ['random_triggers', 'Random trigger words are not there yet; trigger_word is.'],
     ['mask_path', 'Loss masks are not there yet.', empty],
     ['alpha_mask', 'Loss masks are not there yet.', off],
+    [
+      'trim_auto_frame_count_tail',
+      'Squeezing the whole clip into its frames is not there yet.',
+      [true],
+    ],
     ['prior_reg', 'Regularisation towards the base model is not there yet; is_reg is.', off],
   ]),
 
@@ -214,7 +235,7 @@ export const keyRules: readonly KeyRule[] = [
       'validation_config',
       'It fails for this model in AI Toolkit; kinora.validation holds out clips.',
     ],
-    ['merge_network_on_save', 'Merge the finished LoRA with kinora export --merge.', off],
+    ['merge_network_on_save', 'Merge the finished LoRA with exporter merge.', off],
     ['noise_offset', 'AI Toolkit fails on it for video latents.', zero],
     ['dynamic_noise_offset', experimental, off],
     ['random_noise_shift', experimental, zero],
@@ -290,14 +311,22 @@ export const keyRules: readonly KeyRule[] = [
       'Its states are kept in f32 for now: the same rule, with 3 more bytes a state (2 states a weight).',
   }),
   ...rows('train', 'later', [
-    ['diff_output_preservation', 'Differential output preservation is not there yet.', off],
-    ['blank_prompt_preservation', 'Blank prompt preservation is not there yet.', off],
     ['do_guidance_loss', 'The contrastive guidance loss is not there yet.', off],
     ['do_prior_divergence', 'Prior divergence is not there yet.', off],
     ['inverted_mask_prior', 'Loss masks are not there yet.', off],
   ]),
-  ...rows('train.ema_config', 'later', [
-    ['use_ema', 'A moving average of the weights is not there yet.', off],
+  ...rows('train.optimizer_params', 'later', [
+    ['d_coef', 'It belongs to prodigy, which is not there yet.'],
+    ['clip_threshold', 'It belongs to adafactor, which is not there yet.'],
+    ['decay_rate', 'It belongs to adafactor, which is not there yet.'],
+    ['warmup_steps', 'It belongs to schedule_free_adamw, which is not there yet.'],
+  ]),
+  ...rows('train', 'inert', [
+    [
+      'do_differential_guidance',
+      'On its own it does nothing in AI Toolkit either: the gradient it stands for is a multiple of the ordinary one.',
+      off,
+    ],
   ]),
 
   ...rows('model', 'inert', [
@@ -312,6 +341,8 @@ export const keyRules: readonly KeyRule[] = [
     ['vae_path', 'VAE and text encoder come from name_or_path.'],
     ['dtype', 'train.dtype overwrites it in AI Toolkit as well.'],
     ['is_flux', 'arch says it.', off],
+    ['vae_dtype', 'The VAE encodes in f32.'],
+    ['te_dtype', 'kinora.compute decides for every network.'],
   ]),
   ...rows('model.model_kwargs', 'inert', [['vae_tiling', 'AI Toolkit does not use it for I2V.']]),
   ...rows('model', 'refused', [
@@ -359,6 +390,7 @@ export const keyRules: readonly KeyRule[] = [
     ['prompt_2', otherArchitecture],
     ['neg_2', otherArchitecture],
   ]),
+  ...rows('sample.samples', 'inert', [['ctrl_idx', 'Wan 2.2 I2V takes one image.', zero]]),
   ...rows('sample', 'inert', [
     ['guidance_rescale', 'It belongs to DDPM samplers.'],
     ['refiner_start_at', otherArchitecture],
@@ -374,6 +406,7 @@ export const keyRules: readonly KeyRule[] = [
     ],
     ['project_name', 'It belongs to Weights & Biases.'],
     ['run_name', 'It belongs to Weights & Biases.'],
+    ['verbose', 'The flag --json tells everything.', off],
   ]),
   ...rows('logging', 'refused', [
     ['use_wandb', 'Kinora reports to no service; log_dir writes TensorBoard scalars.', off],
@@ -381,8 +414,11 @@ export const keyRules: readonly KeyRule[] = [
 
   ...rows('kinora', 'later', [
     ['differential_guidance', 'Differential guidance is not there yet.', off],
-    ['high_noise_rank', 'Ranks of their own for each expert are not there yet.'],
-    ['low_noise_rank', 'Ranks of their own for each expert are not there yet.'],
+  ]),
+  ...rows('kinora.validation', 'later', [
+    ['fraction', 'Validation on held-out clips is not there yet.', zero],
+    ['folder', 'Validation on held-out clips is not there yet.', empty],
+    ['every', 'Validation on held-out clips is not there yet.'],
   ]),
 ]
 

@@ -15,7 +15,6 @@ const numbers = {
   frames: 'num_frames',
   num_frames: 'num_frames',
   fps: 'fps',
-  ctrl_idx: 'ctrl_idx',
 } as const
 
 /** Settings that a prompt may carry. */
@@ -28,7 +27,6 @@ export interface PromptFlags {
   network_multiplier?: number
   num_frames?: number
   fps?: number
-  ctrl_idx?: number
   neg?: string
   ctrl_img?: string
 }

@@ -66,10 +66,6 @@ export const networkSchema = z
       .nullable()
       .default(null)
       .describe('Probability with which each rank-space activation A x is zeroed while training.'),
-    transformer_only: z
-      .boolean()
-      .default(true)
-      .describe('Only layers whose name contains "blocks"; the ten linears of a block all do.'),
     network_kwargs: z
       .strictObject({
         ignore_if_contains: z
@@ -141,8 +137,12 @@ export const datasetSchema = z
     dataset_path: z
       .string()
       .min(1)
+      .refine((path) => !path.endsWith('.json'), {
+        message: 'Captions in a JSON file are not supported yet',
+        params: { fix: 'Write a caption file beside each clip.' },
+      })
       .optional()
-      .describe('Folder, or a JSON file of path → {caption, caption_short}; default folder_path.'),
+      .describe('Folder of clips or a manifest.jsonl; default folder_path.'),
     type: z.literal('image').default('image').describe('Historical name; clips use it too.'),
     batch_size: count
       .nullable()
@@ -259,7 +259,9 @@ export const datasetSchema = z
     }
   })
 
+/** Distributions of timesteps inside an expert's band. */
 export const timestepTypes = ['linear', 'sigmoid', 'shift', 'weighted', 'lognorm_blend'] as const
+/** Update rules. */
 export const optimizers = [
   'adamw',
   'adamw8bit',
@@ -268,7 +270,9 @@ export const optimizers = [
   'lion',
   'schedule_free_adamw',
 ] as const
+/** Losses between prediction and target. */
 export const lossTypes = ['mse', 'mae', 'pseudo_huber'] as const
+/** How the learning rate moves over a run. */
 export const lrSchedulers = [
   'constant',
   'cosine',
@@ -509,8 +513,6 @@ export const modelSchema = z
           .describe('Train the low-noise expert (transformer_2).'),
       })
       .prefault({}),
-    vae_dtype: dtype.optional().describe('Kinora encodes in f32 whatever is written here.'),
-    te_dtype: dtype.optional().describe("Compute format of the text encoder; default the model's."),
   })
   .transform(({ auto_memory, layer_offloading, quantize_te, qtype, ...rest }, context) => {
     const [base = qtype, adapter] = qtype.split('|', 2)
@@ -536,7 +538,6 @@ const multiplier = z
   .union([z.number(), z.string().regex(/^\s*[-+]?\d*\.?\d+(e[-+]?\d+)?\s*$/i)])
   .transform(Number)
 const negative = z.union([z.string(), z.literal(false)]).transform((text) => text || '')
-const ctrlIndex = z.number().int().nonnegative()
 
 const ownSampleKeys = {
   width: count.optional(),
@@ -547,7 +548,6 @@ const ownSampleKeys = {
   sample_steps: count.optional(),
   fps: z.number().positive().optional(),
   num_frames: count.optional(),
-  ctrl_idx: ctrlIndex.optional(),
   network_multiplier: multiplier.optional(),
 }
 
@@ -625,7 +625,6 @@ export const sampleSchema = z
         num_frames: own.num_frames ?? base.num_frames,
         network_multiplier: own.network_multiplier ?? base.network_multiplier,
         ctrl_img: own.ctrl_img ?? null,
-        ctrl_idx: own.ctrl_idx ?? 0,
       }
     })
     return { ...base, format: format ?? (base.num_frames > 1 ? 'webp' : 'jpg'), samples: resolved }
@@ -633,7 +632,6 @@ export const sampleSchema = z
 
 export const loggingSchema = z.strictObject({
   log_every: count.default(100).describe('Steps between lines of metrics.jsonl.'),
-  verbose: z.boolean().default(false),
 })
 
 /** What a LoRA is to teach; says which advice applies. */
@@ -714,12 +712,6 @@ export const kinoraSchema = z.strictObject({
     .describe(
       'How frames are chosen from clips, for all sets; null follows shrink_video_to_frames (true is uniform, false is real-time).',
     ),
-  bucket_rule: z
-    .enum(['ai-toolkit', 'area'])
-    .default('ai-toolkit')
-    .describe(
-      "How clips get their size: AI Toolkit's arithmetic, so that a job trains on what it does there, or bucketer's own.",
-    ),
   validation: z
     .strictObject({
       fraction: z
@@ -775,9 +767,6 @@ export const processSchema = z
     trigger_word: optionalText.describe(
       'Word that calls the LoRA; stands for [trigger], prepended where absent.',
     ),
-    performance_log_every: countOrZero
-      .default(0)
-      .describe('Steps between lines of phase timers; 0 never.'),
     training_seed: countOrZero
       .nullable()
       .default(null)
@@ -836,8 +825,13 @@ export const trainJobSchema = z.strictObject({
 export type TrainJobInput = z.input<typeof trainJobSchema>
 /** A job with aliases resolved and every default filled in. */
 export type TrainJob = z.output<typeof trainJobSchema>
+/** The one process of a job. */
 export type TrainProcess = z.output<typeof processSchema>
+/** One of its datasets. */
 export type TrainDataset = z.output<typeof datasetSchema>
+/** Its `train` section. */
 export type TrainSettings = z.output<typeof trainSchema>
+/** Its `sample` section, previews complete. */
 export type TrainSample = z.output<typeof sampleSchema>
+/** One preview, with nothing left to inherit. */
 export type TrainSampleItem = TrainSample['samples'][number]

@@ -44,6 +44,7 @@ export interface ExpertReport {
   problems: string[]
 }
 
+/** What a LoRA file is, whether it fits, and who loads it. */
 export interface LoraReport {
   file: string
   sizeBytes: number

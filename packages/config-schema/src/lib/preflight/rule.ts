@@ -14,6 +14,7 @@ export interface PreflightFacts {
   device?: { memoryBytes: number; hasF16: boolean } | undefined
 }
 
+/** What is known of the clips of a dataset. */
 export interface DatasetFacts {
   numClips: number
   /** Median duration of the clips, in seconds. */
@@ -24,6 +25,7 @@ export interface DatasetFacts {
   captions?: readonly (string | null)[] | undefined
 }
 
+/** Something a rule has to say. */
 export interface PreflightFinding {
   /** Permanent, `PREFLIGHT_…`. */
   code: string
@@ -49,6 +51,7 @@ export interface PreflightSubject {
   updates: { high: number; low: number }
 }
 
+/** A rule: what it is about, and what it says of a job. */
 export interface PreflightRule {
   code: string
   severity: PreflightFinding['severity']

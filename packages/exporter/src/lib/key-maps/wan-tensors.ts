@@ -26,6 +26,7 @@ export const wan22I2vA14b: WanSizes = {
   patchSize: [1, 2, 2],
 }
 
+/** A tensor under both its names. */
 export interface WanTensor {
   /** Name in diffusers. */
   diffusers: string
