@@ -73,7 +73,11 @@ export function reportBuckets(
     for (const { dataset, clip, frameIndices } of bucket.items) {
       const key = clipKey(dataset, clip)
       const range = { from: frameIndices[0]!, to: frameIndices.at(-1)! + 1 }
-      for (const map of [covered, everything]) map.set(key, [...(map.get(key) ?? []), range])
+      for (const map of [covered, everything]) {
+        const ranges = map.get(key)
+        if (ranges) ranges.push(range)
+        else map.set(key, [range])
+      }
     }
     const speeds = bucket.items.map(({ speedUp }) => speedUp)
     const numFilled = filled[index] ?? 0

@@ -13,6 +13,7 @@ interface Tokens {
 
 /** A request that may be sent. It counts at its expected size until `settle` says what it took. */
 export interface Reservation {
+  /** Only the first call counts. */
   settle(tokens: Tokens, estimated: boolean): void
 }
 
@@ -30,34 +31,22 @@ export class Budget {
     cost: 0,
     estimated: false,
   }
-  #reserved: Tokens = { input: 0, output: 0 }
+  readonly #open = new Set<Tokens>()
+  #wake: (() => void)[] = []
 
   constructor(settings: BudgetSettings) {
     this.#settings = settings
   }
 
-  /** Undefined where the request would overrun a cap. */
-  reserve(expected: Tokens): Reservation | undefined {
-    const { maxRequests = Infinity, maxTotalTokens = Infinity, maxCost = Infinity } = this.#settings
-    const { requests, inputTokens, outputTokens } = this.#used
-    const input = inputTokens + this.#reserved.input + expected.input
-    const output = outputTokens + this.#reserved.output + expected.output
-    if (requests + 1 > maxRequests) return undefined
-    if (input + output > maxTotalTokens || this.#cost(input, output) > maxCost) return undefined
-    this.#used.requests++
-    this.#reserved.input += expected.input
-    this.#reserved.output += expected.output
-    let open = true
-    return {
-      settle: ({ input: tokensIn, output: tokensOut }, estimated) => {
-        if (!open) return
-        open = false
-        this.#reserved.input -= expected.input
-        this.#reserved.output -= expected.output
-        this.#used.inputTokens += tokensIn
-        this.#used.outputTokens += tokensOut
-        this.#used.estimated ||= estimated
-      },
+  /**
+   * Undefined where the request would overrun a cap. Where only requests under way stand in its way, it waits for one of
+   * them: most take less than was expected.
+   */
+  async reserve(expected: Tokens): Promise<Reservation | undefined> {
+    for (;;) {
+      if (this.#fits([expected, ...this.#open])) return this.#take(expected)
+      if (this.#open.size === 0 || !this.#fits([expected])) return undefined
+      await new Promise<void>((resolve) => this.#wake.push(resolve))
     }
   }
 
@@ -68,6 +57,33 @@ export class Budget {
   usage(): CaptionUsage {
     const { inputTokens, outputTokens } = this.#used
     return { ...this.#used, cost: this.#cost(inputTokens, outputTokens) }
+  }
+
+  #fits(more: readonly Tokens[]): boolean {
+    const { maxRequests = Infinity, maxTotalTokens = Infinity, maxCost = Infinity } = this.#settings
+    const { requests, inputTokens, outputTokens } = this.#used
+    const input = more.reduce((sum, tokens) => sum + tokens.input, inputTokens)
+    const output = more.reduce((sum, tokens) => sum + tokens.output, outputTokens)
+    return (
+      requests < maxRequests &&
+      input + output <= maxTotalTokens &&
+      this.#cost(input, output) <= maxCost
+    )
+  }
+
+  #take(expected: Tokens): Reservation {
+    const entry = { ...expected }
+    this.#open.add(entry)
+    this.#used.requests++
+    return {
+      settle: ({ input, output }, estimated) => {
+        if (!this.#open.delete(entry)) return
+        this.#used.inputTokens += input
+        this.#used.outputTokens += output
+        this.#used.estimated ||= estimated
+        for (const wake of this.#wake.splice(0)) wake()
+      },
+    }
   }
 
   #cost(input: number, output: number): number {

@@ -123,6 +123,15 @@ it('reads the manifest, its folder, or a folder of clips', async () => {
   expect(await from(dataset.path('clips'))).toMatchObject([{ clip: 'a.mp4' }, { clip: 'b.mp4' }])
 })
 
+it('refuses two clips that would share a caption file', async () => {
+  await dataset.write('clips/a.webm', '')
+  const shared = captionClips({ source: dataset.path('clips') })
+  await expect(shared).rejects.toMatchObject({
+    code: 'CAPTIONER_SHARED_CAPTION',
+    message: expect.stringContaining('a.mp4 and a.webm'),
+  })
+})
+
 it.each([
   ['CAPTIONER_NO_CLIPS', 'empty'],
   ['STAGE_NO_SUCH_FILE', 'nowhere'],

@@ -82,11 +82,14 @@ export function createChatClient(options: ChatClientOptions): ChatClient {
     async ask(request, signal) {
       for (let attempt = 0; ; attempt++) {
         await waitTurn(signal)
-        const reservation = budget.reserve(request.expected)
+        const reservation = await budget.reserve(request.expected)
         if (!reservation) {
           return { reason: 'budget', detail: 'The budget of this run does not allow the request.' }
         }
-        const tried = await tryOnce(options, request, reservation, signal)
+        const tried = await tryOnce(options, request, reservation, signal).finally(() =>
+          // A try without an answer has cost no tokens; others wait for its room.
+          reservation.settle({ input: 0, output: 0 }, false),
+        )
         if ('reply' in tried) return tried.reply
         if ('rejected' in tried) return { reason: 'rejected', detail: tried.rejected }
         const { failure, detail, retryAfterMs } = tried
@@ -115,7 +118,6 @@ async function tryOnce(
   reservation: Reservation,
   signal: AbortSignal,
 ): Promise<Try> {
-  const free = (): void => reservation.settle({ input: 0, output: 0 }, false)
   // The key must not come back in a message that is printed or kept.
   const redact = (text: string): string => (key ? text.replaceAll(key, '[key]') : text)
   const timeout = AbortSignal.timeout(settings.timeoutMs)
@@ -134,7 +136,6 @@ async function tryOnce(
     text = redact(await readBody(response))
   } catch (error) {
     signal.throwIfAborted()
-    free()
     if (timeout.aborted) {
       return { failure: 'timeout', detail: `No answer within ${settings.timeoutMs} ms.` }
     }
@@ -142,7 +143,6 @@ async function tryOnce(
   }
 
   if (response.status !== 200) {
-    free()
     const { status } = response
     const detail = `HTTP ${status}: ${serverMessage(text)}`
     if (status === 401 || status === 403) throw captionerErrors.UNAUTHORISED(url, status)
@@ -160,7 +160,6 @@ async function tryOnce(
 
   const parsed = responseSchema.safeParse(parseJson(text))
   if (!parsed.success) {
-    free()
     return {
       failure: 'bad-response',
       detail: `The answer is not in the chat format: ${start(text)}`,

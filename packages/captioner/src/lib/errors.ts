@@ -6,6 +6,11 @@ export const captionerErrors = defineErrors('CAPTIONER', {
     message: (source: string) => `${source} holds no clips.`,
     fix: 'Run clip-prep on the footage first, or name a folder that holds video files.',
   },
+  SHARED_CAPTION: {
+    message: (one: string, other: string) =>
+      `${one} and ${other} would share one caption file, for their names differ in the extension alone.`,
+    fix: 'Rename one of the two clips.',
+  },
   NO_ENDPOINT: {
     message: (missing: string) => `Vision captions need ${missing}.`,
     fix: 'Set --vision.url and --vision.model. Servers on this machine listen at http://127.0.0.1:11434/v1 (Ollama), :1234/v1 (LM Studio), :8000/v1 (vLLM) or :8080/v1 (llama.cpp).',

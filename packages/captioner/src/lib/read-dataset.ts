@@ -1,4 +1,4 @@
-import { readManifest, type ClipRecord } from '@kinora/config-schema'
+import { captionFile, readManifest, type ClipRecord } from '@kinora/config-schema'
 import { codeSystemError } from '@kinora/stage'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { dirname, extname, join, relative, sep } from 'node:path'
@@ -34,12 +34,17 @@ export async function readDataset(source: string): Promise<Dataset> {
           record,
         }))
   if (clips.length === 0) throw captionerErrors.NO_CLIPS(source)
-  return {
-    folder,
-    clips: clips
-      .map((clip) => ({ ...clip, name: relative(folder, clip.file).split(sep).join('/') }))
-      .toSorted((a, b) => (a.name < b.name ? -1 : 1)),
+  const named = clips
+    .map((clip) => ({ ...clip, name: relative(folder, clip.file).split(sep).join('/') }))
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+  const owners = new Map<string, string>()
+  for (const { name } of named) {
+    const stem = captionFile(name, '')
+    const other = owners.get(stem)
+    if (other !== undefined) throw captionerErrors.SHARED_CAPTION(other, name)
+    owners.set(stem, name)
   }
+  return { folder, clips: named }
 }
 
 async function findManifest(source: string): Promise<string | undefined> {

@@ -366,6 +366,18 @@ describe('the budget', () => {
     expect(endpoint!.seen).toHaveLength(2)
   })
 
+  it('waits for requests under way that may take less than expected', async () => {
+    const { usage } = await run({ say }, { vision: { maxTotalTokens: 3700, concurrency: 3 } })
+    expect(usage.requests).toBe(2)
+  })
+
+  it('is free again after a request that failed', async () => {
+    const { counts } = await run((n) => (n === 0 ? { status: 500 } : { say }), {
+      vision: { maxTotalTokens: 4000, concurrency: 3 },
+    })
+    expect(counts.written).toBe(3)
+  })
+
   it('counts further tries', async () => {
     const { usage } = await run({ status: 500 }, { vision: { maxRequests: 4, retries: 9 } })
     expect(usage.requests).toBe(4)
