@@ -1,6 +1,11 @@
 // Axes: M rows and N columns of the result, K the contraction.
+import type { DType } from '@kinora/kernel-api'
+
 import type { AdapterProfile } from '../device/adapter-profile.ts'
 import { blockOf, type Layout, type MatmulSchedule } from '../kernels/matmul/matmul-variant.ts'
+import { thinBytes } from '../kernels/matmul/units/subgroup-matrix-thin.wgsl.ts'
+import { subgroupMatrixBytes } from '../kernels/matmul/units/subgroup-matrix.wgsl.ts'
+import { hasMatrixUnit } from './matrix-unit.ts'
 
 /** What a schedule is chosen by. */
 export interface MatmulShape {
@@ -10,6 +15,18 @@ export interface MatmulShape {
   readonly K: number
   /** Products of this shape computed side by side. */
   readonly products: number
+  /** Of a single product; without it only the general units are considered. */
+  readonly operands?: MatmulOperands
+}
+
+/** What the matrix units look at beyond the extents. */
+export interface MatmulOperands {
+  readonly a: DType
+  readonly b: DType
+  readonly y: DType
+  readonly biased: boolean
+  /** Contraction of the side branch, 0 without. */
+  readonly rank: number
 }
 
 /** Every schedule in use, by name: one row a way to cut a product up. Measurements are in docs/log.md. */
@@ -27,8 +44,51 @@ export const matmulSchedules = {
   'tile-flat': { unit: 'tile', blockM: 32, blockN: 64, blockK: 16, tileM: 2, tileN: 4 },
 } as const satisfies Record<string, MatmulSchedule>
 
+/** Block of the dense unit: the best of 150 measured on one H100 (docs/log.md), where they differ by little. */
+export const MATRIX_BLOCK = { blockM: 128, blockN: 128, blockK: 32, tileM: 64, tileN: 64 } as const
+
+const thinRank = (rank: number): 16 | 32 | 48 | 64 => (Math.ceil(rank / 16) * 16) as 16
+const isThin = (rank: number): boolean => rank <= 64 && rank % 8 === 0
+
+/** The tensor-core schedule of a product, if its extents and dtypes allow one. */
+function matrixSchedule(
+  profile: AdapterProfile,
+  { layout, M, N, K, products, operands }: MatmulShape,
+): MatmulSchedule | undefined {
+  if (!operands || products > 1 || !hasMatrixUnit(profile)) return undefined
+  const { a, b, y, biased, rank } = operands
+  const fits = (bytes: number): boolean => bytes <= profile.limits.maxWorkgroupBytes
+  const lda = layout === 'tn' ? M : K
+  const ldb = layout === 'nt' ? K : N
+  if (a === 'f16' && b === 'f16' && layout !== 'tn') {
+    const schedule = { unit: 'subgroup-matrix', ...MATRIX_BLOCK, K, lda, ldb } as const
+    const divides = K % 32 === 0 && N % 8 === 0 && rank % 8 === 0
+    return divides && M >= 64 && N >= 64 && fits(subgroupMatrixBytes(schedule, layout))
+      ? schedule
+      : undefined
+  }
+  if (y !== 'f32' || biased || rank > 0) return undefined
+  const thin = (
+    kind: 'project' | 'gradient-a' | 'gradient-b',
+    r: number,
+  ): MatmulSchedule | undefined => {
+    const schedule = { unit: 'thin', kind, rank: thinRank(r), K, lda, ldb } as const
+    return fits(thinBytes(schedule)) ? schedule : undefined
+  }
+  if (layout !== 'tn') {
+    return a === 'f16' && b === 'f32' && isThin(N) && K % 128 === 0 ? thin('project', N) : undefined
+  }
+  if (a === 'f32' && b === 'f16' && isThin(M) && N % 8 === 0) return thin('gradient-a', M)
+  if (a === 'f16' && b === 'f32' && isThin(N) && M % 8 === 0) return thin('gradient-b', N)
+  return undefined
+}
+
 /** Picks the schedule of a product. */
-export function chooseMatmulSchedule(
+export function chooseMatmulSchedule(profile: AdapterProfile, shape: MatmulShape): MatmulSchedule {
+  return matrixSchedule(profile, shape) ?? generalSchedule(profile, shape)
+}
+
+function generalSchedule(
   { adapterClass, limits }: AdapterProfile,
   { M, N, products }: MatmulShape,
 ): MatmulSchedule {
@@ -58,6 +118,8 @@ export function chooseSplits(
   schedule: MatmulSchedule,
 ): number {
   if (products > 1 || adapterClass === 'software') return 1
+  if (schedule.unit === 'subgroup-matrix') return 1
+  if (schedule.unit === 'thin' && schedule.kind === 'project') return 1
   const block = blockOf(schedule)
   const tiles = Math.ceil(M / block.M) * Math.ceil(N / block.N)
   const wanted = Math.min(Math.ceil(BUSY_GROUPS / tiles), Math.floor(K / SHORTEST_SPLIT), 32)

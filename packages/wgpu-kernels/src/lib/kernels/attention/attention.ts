@@ -17,8 +17,13 @@ import { concat, slice } from '../strided-copy/strided-copy.ts'
 import type { AttentionCall, AttentionUnit } from './attention-call.ts'
 import { flash } from './flash/flash.ts'
 import { materialised } from './materialised/materialised.ts'
+import { matrix } from './matrix/matrix.ts'
 
-const units: Record<AttentionUnitName, (run: Runner) => AttentionUnit> = { materialised, flash }
+const units: Record<AttentionUnitName, (run: Runner) => AttentionUnit> = {
+  materialised,
+  flash,
+  matrix,
+}
 
 function prepare(
   run: Runner,
@@ -134,7 +139,7 @@ export function attention(
     }
   }
   const lse = run.alloc([call.B, call.H, call.N], 'f32')
-  const unit = units[chooseAttentionUnit(run.profile)](run)
+  const unit = units[chooseAttentionUnit(run.profile, call)](run)
   const out = produce(run, q.shape, q.dtype, (y) => unit.forward(call, y, lse))
   return { out, lse }
 }
@@ -183,7 +188,7 @@ export function attentionGrad(
     out: computable(run, op, out),
     lse: run.own(op, lse),
   }
-  const unit = units[chooseAttentionUnit(run.profile)](run)
+  const unit = units[chooseAttentionUnit(run.profile, grad)](run)
   let dk: WgpuTensor | undefined
   let dv: WgpuTensor | undefined
   const dq = produce(run, q.shape, q.dtype, (yq) => {

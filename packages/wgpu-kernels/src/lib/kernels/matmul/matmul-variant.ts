@@ -1,6 +1,8 @@
 // Axes: M rows and N columns of the result, K the contraction.
-import type { BindingDecl } from '../../program/define-kernel.ts'
+import type { BindingDecl, Scalar } from '../../program/define-kernel.ts'
 import { reads, writes } from '../../program/define-kernel.ts'
+import { THIN_SIZE, thinBlock } from './units/subgroup-matrix-thin.wgsl.ts'
+import { subgroupMatrixSize } from './units/subgroup-matrix.wgsl.ts'
 
 /**
  * Which way the operands lie in memory; the letters are (a, b), n for "K is contiguous" and t for "K is the row".
@@ -29,8 +31,33 @@ export interface TileSchedule {
   readonly tileN: number
 }
 
-/** How a product is cut up. A further unit (subgroup matrices) is one more member, one more text and one more table row. */
-export type MatmulSchedule = DirectSchedule | TileSchedule
+/** Tensor cores: a subgroup multiplies tiles of 16 × 16 fragments. Operands are f16, eight an index. */
+export interface SubgroupMatrixSchedule {
+  readonly unit: 'subgroup-matrix'
+  readonly blockM: number
+  readonly blockN: number
+  readonly blockK: number
+  readonly tileM: number
+  readonly tileN: number
+  /** Contraction and distances between rows, literals in the text. */
+  readonly K: number
+  readonly lda: number
+  readonly ldb: number
+}
+
+/** Tensor cores for the factors of adapters: one operand is f32 with `rank` rows or columns (rounded up to 16). */
+export interface ThinSchedule {
+  readonly unit: 'thin'
+  /** `project`: onto the rank; `gradient-a` and `gradient-b`: contractions over tokens. */
+  readonly kind: 'project' | 'gradient-a' | 'gradient-b'
+  readonly rank: 16 | 32 | 48 | 64
+  readonly K: number
+  readonly lda: number
+  readonly ldb: number
+}
+
+/** How a product is cut up: one member and one text a unit. */
+export type MatmulSchedule = DirectSchedule | TileSchedule | SubgroupMatrixSchedule | ThinSchedule
 
 /** What decides the text of a matmul. */
 export interface MatmulVariant {
@@ -50,6 +77,7 @@ export interface MatmulVariant {
 
 /** Extents of the result that one workgroup computes. */
 export function blockOf(schedule: MatmulSchedule): { M: number; N: number } {
+  if (schedule.unit === 'thin') return thinBlock(schedule)
   return schedule.unit === 'direct'
     ? { M: schedule.tileM, N: schedule.tileN }
     : { M: schedule.blockM, N: schedule.blockN }
@@ -57,21 +85,31 @@ export function blockOf(schedule: MatmulSchedule): { M: number; N: number } {
 
 /** Invocations a workgroup. */
 export function workgroupSizeOf(schedule: MatmulSchedule): number {
-  return schedule.unit === 'direct'
-    ? schedule.workgroupSize
-    : (schedule.blockM / schedule.tileM) * (schedule.blockN / schedule.tileN)
+  switch (schedule.unit) {
+    case 'direct':
+      return schedule.workgroupSize
+    case 'tile':
+      return (schedule.blockM / schedule.tileM) * (schedule.blockN / schedule.tileN)
+    case 'subgroup-matrix':
+      return subgroupMatrixSize(schedule)
+    case 'thin':
+      return THIN_SIZE
+  }
 }
 
 export function matmulBindings(variant: MatmulVariant): Record<string, BindingDecl> {
-  const { a, b, y, aWidth, bWidth, yWidth, bias, sideWidth } = variant
+  const { a, b, y, aWidth, bWidth, yWidth, bias, sideWidth, schedule } = variant
+  // Matrix units move eight f16 as one vector of four words.
+  const isMatrix = schedule.unit === 'subgroup-matrix' || schedule.unit === 'thin'
+  const eights = (scalar: 'f32' | 'f16'): Scalar => (isMatrix && scalar === 'f16' ? 'u32' : scalar)
   return {
-    a: reads(a, aWidth),
-    b: reads(b, bWidth),
+    a: reads(eights(a), isMatrix ? 4 : aWidth),
+    b: reads(eights(b), isMatrix ? 4 : bWidth),
     ...(bias === 'none' ? {} : { bias: reads(bias) }),
     ...(sideWidth === 0
       ? {}
       : { side_a: reads('f32', sideWidth), side_b: reads('f32', sideWidth) }),
-    y: writes(y, yWidth),
+    y: writes(eights(y), isMatrix ? 4 : yWidth),
   }
 }
 

@@ -9,6 +9,7 @@ import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
 import {
   chooseMatmulSchedule,
   chooseSplits,
+  MATRIX_BLOCK,
   matmulSchedules,
   type MatmulShape,
 } from '../../tuning/matmul-schedule.ts'
@@ -24,10 +25,54 @@ import {
   type MatmulVariant,
 } from './matmul-variant.ts'
 import { directText } from './units/direct.wgsl.ts'
+import { gradientText, projectText } from './units/subgroup-matrix-thin.wgsl.ts'
+import { subgroupMatrixText } from './units/subgroup-matrix.wgsl.ts'
 import { tileText } from './units/tile.wgsl.ts'
 
 const floats = ['f32', 'f16'] as const
 const widths = [1, 4] as const
+
+/** Variants of the matrix units, with the sizes of a block of the model for the literals. */
+function matrixVariants(): MatmulVariant[] {
+  const base = { a: 'f16', aWidth: 4, bWidth: 4, yWidth: 4, bias: 'none', sideWidth: 0 } as const
+  const dense = { ...MATRIX_BLOCK, unit: 'subgroup-matrix', K: 5120, lda: 5120, ldb: 5120 } as const
+  const thin = { unit: 'thin', K: 5120, lda: 5120, ldb: 5120 } as const
+  const ranks = [16, 64] as const
+  return [
+    ...(['nt', 'nn'] as const).flatMap((layout) => [
+      ...floats.flatMap((y) =>
+        ([0, 4] as const).flatMap((sideWidth) =>
+          (['none', y] as const).map((bias) => ({
+            ...base,
+            layout,
+            b: 'f16' as const,
+            y,
+            bias,
+            sideWidth,
+            schedule: dense,
+          })),
+        ),
+      ),
+      ...ranks.map((rank) => ({
+        ...base,
+        layout,
+        b: 'f32' as const,
+        y: 'f32' as const,
+        schedule: { ...thin, kind: 'project' as const, rank },
+      })),
+    ]),
+    ...(['gradient-a', 'gradient-b'] as const).flatMap((kind) =>
+      ranks.map((rank) => ({
+        ...base,
+        layout: 'tn' as const,
+        a: kind === 'gradient-a' ? ('f32' as const) : ('f16' as const),
+        b: kind === 'gradient-a' ? ('f16' as const) : ('f32' as const),
+        y: 'f32' as const,
+        schedule: { ...thin, kind, rank },
+      })),
+    ),
+  ]
+}
 
 /**
  * y = scale · a b + bias, where a is [M, K] and b is [K, N] in one of three layouts, and optionally a low-rank side branch
@@ -42,9 +87,22 @@ export const matmulKernel = defineKernel<MatmulVariant>({
   bindings: matmulBindings,
   uniforms: matmulUniforms,
   workgroupSize: ({ schedule }) => workgroupSizeOf(schedule),
-  wgsl: (variant) => (variant.schedule.unit === 'direct' ? directText(variant) : tileText(variant)),
-  variants: () =>
-    Object.values(matmulSchedules).flatMap((schedule) =>
+  wgsl: (variant) => {
+    const { schedule } = variant
+    switch (schedule.unit) {
+      case 'direct':
+        return directText(variant)
+      case 'tile':
+        return tileText(variant)
+      case 'subgroup-matrix':
+        return subgroupMatrixText(variant)
+      case 'thin':
+        return schedule.kind === 'project' ? projectText(variant) : gradientText(variant)
+    }
+  },
+  variants: () => [
+    ...matrixVariants(),
+    ...Object.values(matmulSchedules).flatMap((schedule) =>
       (['nt', 'nn', 'tn'] as const).flatMap((layout) =>
         widths.flatMap((width) =>
           floats.flatMap((a) => [
@@ -80,6 +138,7 @@ export const matmulKernel = defineKernel<MatmulVariant>({
         ),
       ),
     ),
+  ],
 })
 
 /** A low-rank branch beside a product: adds `scale` · u · v. */
@@ -231,7 +290,25 @@ function matmulRows(
 ): void {
   const M = rows.end - rows.start
   const size = ({ dtype }: WgpuTensor): number => bytesPerElement[dtype]
-  const whole: MatmulShape = { layout, M, N, K, products: 1 }
+  const whole: MatmulShape = {
+    layout,
+    M,
+    N,
+    K,
+    products: 1,
+    // Literal contractions and windows of them do not go together.
+    ...(kWindows.length > 1
+      ? {}
+      : {
+          operands: {
+            a: a.dtype,
+            b: b.dtype,
+            y: y.dtype,
+            biased: bias !== undefined,
+            rank: side ? side.u.shape.at(-1)! : 0,
+          },
+        }),
+  }
   const schedule = chooseMatmulSchedule(run.profile, whole)
   const splits = kWindows.length > 1 ? 1 : chooseSplits(run.profile, whole, schedule)
   const parts = Math.max(kWindows.length, splits)

@@ -321,7 +321,8 @@ ${lines(
       let ds${i} = p${i} * (bitcast<vec4<f32>>(strip[score_at + ${528 + i}u]) - delta_row);`,
 )}
       tiles[then + tile_at] = q_next; tiles[then + tile_at + ${TILE}u] = d_next;
-      WEIGHTS
+      strip[weight_at] = ${packHalves('p0', 'p1')};
+      strip[weight_at + 528u] = ${packHalves('ds0', 'ds1')};
     }
     workgroupBarrier();
     {
@@ -338,19 +339,15 @@ ${lines(
     }
   }
   workgroupBarrier();
-  let common = select(1.0, u.scale, member == 1u) * ${2 ** -SHIFT};
+  let unscale = select(1.0, u.scale, member == 1u) * ${2 ** -SHIFT};
 ${storeRows(
   'strip',
   8,
   (_, column) => /* wgsl */ `
       let at_out = k0 + row * stride + ${column}u + (lane >> 4u);
       if (member == 0u) { dv[at_out] = packed; } else { dk[at_out] = packed; }`,
-  () => 'common',
-)}`.replace(
-      'WEIGHTS',
-      `strip[weight_at] = ${packHalves('p0', 'p1')};
-      strip[weight_at + 528u] = ${packHalves('ds0', 'ds1')};`,
-    ),
+  () => 'unscale',
+)}`,
   }
 }
 
@@ -436,12 +433,12 @@ ${lines(
     }
   }
   workgroupBarrier();
-  let common = u.scale * ${2 ** -SHIFT};
+  let unscale = u.scale * ${2 ** -SHIFT};
 ${storeRows(
   'strip',
   4,
   (_, column) => `dq[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
-  () => 'common',
+  () => 'unscale',
 )}`,
   }
 }
