@@ -19,6 +19,8 @@ export interface LinearOptions {
   adapters?: readonly Adapter[] | undefined
   /** Dtype of the result; that of `x` unless given. */
   dtype?: DType | undefined
+  /** A name under which a surrounding `checkpoint` may keep the result (its `keep` list). */
+  name?: string | undefined
 }
 
 export interface LinearGradOptions {
@@ -111,7 +113,9 @@ export interface AdamWOptions {
 }
 
 export interface CheckpointOptions {
-  /** Names of attention results (`AttentionOptions.name`) to keep for the way back instead of computing them again. */
+  /**
+   * Names of results (`AttentionOptions.name`, `LinearOptions.name`) to keep for the way back instead of computing them again.
+   */
   keep?: readonly string[] | undefined
 }
 

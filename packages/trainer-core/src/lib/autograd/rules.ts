@@ -99,6 +99,7 @@ export function describeOps(
           })
           return [grads.dx, ...grads.adapters.flatMap(({ da, db }) => [da, db])]
         },
+        keepAs: options.name,
       })
     },
     linearGrad(dy, x, weight, options) {

@@ -150,9 +150,13 @@ function feedForward(ops: Ops, y_BNC: Tensor, w: BlockWeights, settings: BlockSe
   return adapted(ops, h_BNF, w.ffnOut, settings)
 }
 
-/** A linear with the adapters that join it. */
+/** A linear with the adapters that join it. In a `keep` list its name lacks the block: `attn1.to_q`. */
 function adapted(ops: Ops, x: Tensor, linear: Linear, { adapters }: BlockSettings): Tensor {
-  return ops.linear(x, linear.weight, { bias: linear.bias, adapters: adapters?.get(linear.name) })
+  return ops.linear(x, linear.weight, {
+    bias: linear.bias,
+    adapters: adapters?.get(linear.name),
+    name: linear.name.replace(/^blocks\.\d+\./, ''),
+  })
 }
 
 function heads(ops: Ops, x_BNC: Tensor, numHeads: number): Tensor {

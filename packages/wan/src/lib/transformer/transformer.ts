@@ -33,8 +33,11 @@ export interface TransformerInput {
 export interface TransformerRun {
   /** By module name (`loraTargets`), summed in order. */
   adapters?: ReadonlyMap<string, readonly Adapter[]> | undefined
-  /** Attention results that the tape keeps instead of computing again: `attn1` (self), `attn2` (cross), in every block. */
-  keep?: readonly ('attn1' | 'attn2')[] | undefined
+  /**
+   * What the tape keeps of every block instead of computing it again: attention results by `attn1` (self) and `attn2` (cross),
+   * results of linears by their name in the block, such as `attn1.to_q` or `ffn.net.0.proj`.
+   */
+  keep?: readonly string[] | undefined
   /**
    * Sees each stage's value as it is made: `patch` [B, N, C], `temb` [B, C], `timestep_proj` [B, 6, C], `text` [B, L, C],
    * `block<n>` [B, N, C], `out`. A value lives during the call; retain those wanted longer.
