@@ -2,7 +2,7 @@
 // their path below `config.process[0]`; `process` is that object itself.
 
 /** Why a key or a value is not taken. `later` will work in a coming version, `refused` never will for this model. */
-export interface Refusal {
+interface Refusal {
   kind: 'refused' | 'later'
   reason: string
 }

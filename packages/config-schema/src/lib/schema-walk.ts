@@ -16,7 +16,7 @@ function definition(schema: z.ZodType): SchemaDef {
 }
 
 /** The schema without the defaults, transforms and nullability around it. */
-export function bareSchema(schema: z.ZodType): z.ZodType {
+function bareSchema(schema: z.ZodType): z.ZodType {
   for (let current = schema; ;) {
     const { in: input, innerType } = definition(current)
     const inner = input ?? innerType

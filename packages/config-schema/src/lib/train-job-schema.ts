@@ -35,7 +35,7 @@ const countOrZero = z.number().int().nonnegative()
 const share = z.number().min(0).max(1)
 const factor = z.number().nonnegative()
 
-export const networkSchema = z
+const networkSchema = z
   .strictObject({
     type: z
       .enum(['lora', 'lokr', 'dora'])
@@ -109,7 +109,7 @@ export const networkSchema = z
     linear_alpha: linear_alpha ?? alpha ?? rank ?? linear ?? 4,
   }))
 
-export const saveSchema = z.strictObject({
+const saveSchema = z.strictObject({
   dtype: dtype.default('fp16').describe('Number format of the LoRA files.'),
   save_every: countOrZero.default(1000).describe('Steps between saves; 0 saves only at the end.'),
   max_step_saves_to_keep: countOrZero
@@ -126,7 +126,7 @@ export const saveSchema = z.strictObject({
   hf_private: z.boolean().default(false).describe('Whether that repository is made private.'),
 })
 
-export const datasetSchema = z
+const datasetSchema = z
   .strictObject({
     folder_path: z
       .string()
@@ -284,7 +284,7 @@ export const lrSchedulers = [
 const timestepSpellings = { flux_shift: 'shift', lumina2_shift: 'shift' } as const
 const optimizerSpellings = { prodigyopt: 'prodigy' } as const
 
-export const trainSchema = z
+const trainSchema = z
   .strictObject({
     steps: count.default(1000).describe('Steps in all, both experts together.'),
     batch_size: count.default(1).describe('Clips a micro-batch.'),
@@ -461,7 +461,7 @@ export const trainSchema = z
 
 const qtypes = ['qfloat8', 'float8', 'uint4', 'int8'] as const
 
-export const modelSchema = z
+const modelSchema = z
   .strictObject({
     name_or_path: z
       .string()
@@ -551,7 +551,7 @@ const ownSampleKeys = {
   network_multiplier: multiplier.optional(),
 }
 
-export const sampleItemSchema = z.strictObject({
+const sampleItemSchema = z.strictObject({
   prompt: z.string().describe('[trigger] becomes the trigger word; it is never added.'),
   ...ownSampleKeys,
   ctrl_img: z
@@ -564,7 +564,7 @@ export const sampleItemSchema = z.strictObject({
     ),
 })
 
-export const sampleSchema = z
+const sampleSchema = z
   .strictObject({
     sampler: z
       .string()
@@ -630,7 +630,7 @@ export const sampleSchema = z
     return { ...base, format: format ?? (base.num_frames > 1 ? 'webp' : 'jpg'), samples: resolved }
   })
 
-export const loggingSchema = z.strictObject({
+const loggingSchema = z.strictObject({
   log_every: count.default(100).describe('Steps between lines of metrics.jsonl.'),
 })
 
@@ -638,7 +638,7 @@ export const loggingSchema = z.strictObject({
 export const goals = ['motion', 'style', 'character'] as const
 export type Goal = (typeof goals)[number]
 
-export const kinoraSchema = z.strictObject({
+const kinoraSchema = z.strictObject({
   goal: z
     .enum(goals)
     .nullable()
@@ -756,7 +756,7 @@ export const kinoraSchema = z.strictObject({
     .describe('Most unreadable clips before the run fails; null has no limit.'),
 })
 
-export const processSchema = z
+const processSchema = z
   .strictObject({
     type: z.enum(['diffusion_trainer', 'sd_trainer', 'ui_trainer', 'textual_inversion_trainer']),
     training_folder: z

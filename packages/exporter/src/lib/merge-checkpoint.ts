@@ -348,7 +348,9 @@ const limits: Partial<Record<SafetensorsDType, number>> = {
 
 function checkRange(key: string, values: Float32Array, dtype: SafetensorsDType): void {
   const limit = limits[dtype] ?? Infinity
-  for (const value of values) {
+  // By index: iterating a typed array takes five times as long.
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]!
     if (!(Math.abs(value) < limit)) throw exporterErrors.OUT_OF_RANGE(key, value, dtype)
   }
 }

@@ -181,7 +181,7 @@ function baseNotes(base: BaseExpert): string[] {
 }
 
 /** Who loads what: wan22-architecture.md 7.5, from the loaders' sources. */
-export function programVerdicts(header: LoraHeader): ProgramVerdict[] {
+function programVerdicts(header: LoraHeader): ProgramVerdict[] {
   const { layout, canonical, experts } = header
   const isCombined = experts.size > 1 || (layout === 'comfyui' && !experts.has(undefined))
   const modules = [...experts.values()][0] ?? new Map<string, LoraModuleHeader>()

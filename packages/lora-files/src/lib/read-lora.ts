@@ -95,8 +95,9 @@ async function readModule(
 
 async function readFinite(open: SafetensorsFile, key: string): Promise<Float32Array> {
   const values = await open.readF32(key)
-  const bad = values.findIndex((value) => !Number.isFinite(value))
-  if (bad >= 0) throw loraErrors.NOT_FINITE(open.file, key, bad)
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i]!)) throw loraErrors.NOT_FINITE(open.file, key, i)
+  }
   return values
 }
 

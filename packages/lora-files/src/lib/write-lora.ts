@@ -123,7 +123,9 @@ const limits = { f32: Infinity, f16: 65_520, bf16: 3.396e38 } as const
 
 function encode(key: string, values: Float32Array, dtype: LoraDtype): Uint8Array {
   const limit = limits[dtype]
-  for (const value of values) {
+  // By index: iterating a typed array takes five times as long.
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]!
     if (!(Math.abs(value) < limit)) throw loraErrors.OUT_OF_RANGE(key, value, dtype)
   }
   const encoded = dtype === 'f32' ? values : dtype === 'f16' ? f32ToF16(values) : f32ToBf16(values)

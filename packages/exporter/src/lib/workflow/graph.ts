@@ -11,7 +11,7 @@ export interface NodeOutput {
   slot: number
 }
 
-export type InputValue = string | number | boolean | NodeOutput
+type InputValue = string | number | boolean | NodeOutput
 
 /** One node: its class, its title, where it stands in the editor, and its inputs. */
 export interface GraphNode {
@@ -25,7 +25,7 @@ export interface GraphNode {
 /** A workflow before it takes one of ComfyUI's two forms. Nodes by id, in the order they are numbered. */
 export type WorkflowGraph = Readonly<Record<string, GraphNode>>
 
-export function isNodeOutput(value: InputValue | undefined): value is NodeOutput {
+function isNodeOutput(value: InputValue | undefined): value is NodeOutput {
   return typeof value === 'object'
 }
 

@@ -33,7 +33,7 @@ const otherAdapters: readonly (readonly [RegExp, string])[] = [
 const deltas = /\.(diff|diff_b|diff_m|set_weight|lora_B\.bias|reshape_weight)$/
 
 /** Splits a key into the name before its ending and what the ending says; undefined for an ending of no known kind. */
-export function splitSuffix(
+function splitSuffix(
   key: string,
 ):
   | { stem: string; part: 'down' | 'up' | 'alpha' }
