@@ -1,5 +1,7 @@
 import {
   bytesPerElement,
+  f32FromBf16,
+  f32FromF16,
   numElements,
   type Device,
   type DeviceInfo,
@@ -15,7 +17,6 @@ import { createOps } from '../ops.ts'
 import { spliceHalfWords } from '../kernels/splice/splice.ts'
 import { ProgramCache } from '../program/program-cache.ts'
 import { Runner } from '../program/runner.ts'
-import { widenBf16, widenF16 } from '../tensor/half-floats.ts'
 import { Lifetimes } from '../tensor/lifetimes.ts'
 import { describeTensor, type WgpuTensor } from '../tensor/wgpu-tensor.ts'
 import { type AdapterDescription, type AdapterProfile, readProfile } from './adapter-profile.ts'
@@ -186,9 +187,9 @@ export class WgpuDevice implements Device {
       case 'u32':
         return new Uint32Array(buffer, 0, sizeBytes / 4)
       case 'f16':
-        return widenF16(new Uint16Array(buffer, 0, sizeBytes / 2))
+        return f32FromF16(new Uint16Array(buffer, 0, sizeBytes / 2))
       case 'bf16':
-        return widenBf16(new Uint16Array(buffer, 0, sizeBytes / 2))
+        return f32FromBf16(new Uint16Array(buffer, 0, sizeBytes / 2))
     }
   }
 

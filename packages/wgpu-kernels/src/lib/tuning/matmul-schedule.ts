@@ -40,7 +40,7 @@ export const matmulSchedules = {
   tile: { unit: 'tile', blockM: 64, blockN: 64, blockK: 16, tileM: 4, tileN: 4 },
   'tile-large': { unit: 'tile', blockM: 128, blockN: 128, blockK: 16, tileM: 8, tileN: 8 },
   /** Ranks of adapters on either side. */
-  'tile-narrow': { unit: 'tile', blockM: 64, blockN: 32, blockK: 16, tileM: 4, tileN: 2 },
+  'tile-narrow': { unit: 'tile', blockM: 64, blockN: 32, blockK: 16, tileM: 2, tileN: 4 },
   'tile-flat': { unit: 'tile', blockM: 32, blockN: 64, blockK: 16, tileM: 2, tileN: 4 },
 } as const satisfies Record<string, MatmulSchedule>
 

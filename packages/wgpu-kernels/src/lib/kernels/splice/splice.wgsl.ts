@@ -17,8 +17,8 @@ fn half_of(word: u32, index: u32) -> u32 { return (word >> (16u * (index & 1u)))
   for (var h = 0u; h < 2u; h++) {
     let index = 2u * word + h;
     if (index >= u.first && index < u.first + u.count) {
-      let from = index - u.first;
-      halves[h] = half_of(source[from / 2u], from);
+      let at = index - u.first;
+      halves[h] = half_of(source[at / 2u], at);
     }
   }
   dest[word] = halves.x | (halves.y << 16u);`,
