@@ -1,0 +1,419 @@
+import {
+  formatManifest,
+  type ClipRecord,
+  type DatasetManifest,
+  type DroppedRecord,
+  type ManifestHeader,
+} from '@kinora/config-schema'
+import { checkFfmpeg, cutVideo, type VideoFrame } from '@kinora/media'
+import {
+  drain,
+  lockFolder,
+  parseOptions,
+  writeFileAtomic,
+  type ProgressEvent,
+  type RunContext,
+  type StageEvent,
+} from '@kinora/stage'
+import { readFile, stat } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import type { DropReason } from './clip-flags.ts'
+import {
+  createPictureScorer,
+  judgePictures,
+  previewCount,
+  previewSide,
+  type PictureScores,
+} from './clip-scores.ts'
+import { drawContactStrip, stripCount } from './contact-strip.ts'
+import { chooseClips, type ChosenClips } from './choose-clips.ts'
+import { clipPrepErrors } from './errors.ts'
+import { isInShard, listFootage, type FootageFile } from './list-footage.ts'
+import {
+  prepareClipsOptions,
+  type PrepareClipsOptions,
+  type PrepareClipsSettings,
+} from './options.ts'
+import { planClips, type FootagePlan, type PlannedClip } from './plan-clips.ts'
+import { readFootage, refusalOf } from './read-footage.ts'
+import { writeReport } from './report.ts'
+import { runPool } from './task-pool.ts'
+import { toolName } from './tool-name.ts'
+import { hashFile, openWorkState, type StoredClip, type WorkState } from './work-state.ts'
+
+export type PrepareClipsEvent = StageEvent
+
+/**
+ * Cuts a folder of footage into clips: finds shots, trims stillness, crops black bars, resamples to 16 fps by time stamps,
+ * scores what it finds and writes it all down. Only `out` is written to. Finished work is kept and found again, whatever ends
+ * the run. Returns the manifest that it wrote (or, on a dry run, would write, with clip hashes of zeros).
+ *
+ * Phases: `analyse` counts files, `cut` counts clips.
+ */
+export async function* prepareClipsIter(
+  options: PrepareClipsOptions,
+  context: RunContext = {},
+): AsyncGenerator<PrepareClipsEvent, DatasetManifest> {
+  const settings = parseOptions('CLIP_PREP', prepareClipsOptions, options)
+  const shard = parseShard(settings.shard)
+  const all = await listFootage(settings.source, settings.out)
+  const files = shard ? all.filter(({ file }) => isInShard(file, shard.index, shard.count)) : all
+
+  const lock = settings.dryRun
+    ? undefined
+    : await lockFolder(
+        shard
+          ? join(settings.out, '.clip-prep', `shard-${shard.index}-of-${shard.count}`)
+          : settings.out,
+      )
+  try {
+    return yield* prepareLocked(settings, files, context)
+  } finally {
+    await lock?.release()
+  }
+}
+
+/** Runs `prepareClipsIter` to its end. */
+export function prepareClips(
+  options: PrepareClipsOptions,
+  context?: RunContext,
+): Promise<DatasetManifest> {
+  return drain(prepareClipsIter(options, context))
+}
+
+async function* prepareLocked(
+  settings: PrepareClipsSettings,
+  files: readonly FootageFile[],
+  context: RunContext,
+): AsyncGenerator<PrepareClipsEvent, DatasetManifest> {
+  const state = openWorkState(settings.out, { readOnly: settings.dryRun })
+  const jobs = settings.jobs ?? availableParallelism()
+
+  const { plans, dropped, numRefused } = yield* analyseAll(settings, files, state, jobs, context)
+  const clips = files.flatMap(({ file }) => plans.get(file)?.clips ?? [])
+  let cut: StoredClip[]
+  let chosen: ChosenClips
+  if (settings.dryRun) {
+    cut = clips.map((clip) => plannedOnly(clip, settings))
+    chosen = chooseClips(cut, settings)
+  } else {
+    cut = yield* cutAll(settings, files, clips, state, jobs, dropped, false, context)
+    chosen = chooseClips(cut, settings)
+    // A clip that an earlier run left out and took away may be wanted now.
+    if (chosen.kept.some(({ droppedFor }) => droppedFor !== undefined)) {
+      const wanted = new Set(chosen.kept.map(({ id }) => id))
+      const again = clips.filter(({ id }) => wanted.has(id))
+      const rest = cut.filter(({ id }) => !wanted.has(id))
+      cut = [
+        ...rest,
+        ...(yield* cutAll(settings, files, again, state, jobs, dropped, true, context)),
+      ]
+      chosen = chooseClips(cut, settings)
+    }
+  }
+  dropped.push(...chosen.dropped)
+  const manifest: DatasetManifest = {
+    header: headerOf(settings),
+    clips: chosen.kept.map(({ record }) => record),
+    dropped,
+  }
+  if (!settings.dryRun) {
+    await state.hideClips(chosen.hidden)
+    if (settings.shard) {
+      const name = `manifest.${settings.shard.replace('/', '-of-')}.jsonl`
+      await writeIfChanged(join(settings.out, name), formatManifest(manifest))
+    } else {
+      const text = formatManifest(manifest)
+      await writeIfChanged(join(settings.out, 'manifest.jsonl'), text)
+      await state.removeOtherClips(new Set(cut.map(({ id }) => id)))
+      if (settings.report) await writeReport(settings.out, manifest, chosen.kept)
+    }
+  }
+  yield { type: 'note', message: summary(manifest, files.length, numRefused) }
+  if (settings.maxSkipped !== undefined && numRefused > settings.maxSkipped)
+    throw clipPrepErrors.TOO_MANY_SKIPPED(numRefused, files.length, settings.maxSkipped)
+  return manifest
+}
+
+async function* analyseAll(
+  settings: PrepareClipsSettings,
+  files: readonly FootageFile[],
+  state: WorkState,
+  jobs: number,
+  context: RunContext,
+): AsyncGenerator<
+  PrepareClipsEvent,
+  { plans: Map<string, FootagePlan>; dropped: DroppedRecord[]; numRefused: number }
+> {
+  const plans = new Map<string, FootagePlan>()
+  const refused = new Map<string, DroppedRecord>()
+  const hashes = new Map<string, string>()
+  const threads = Math.max(1, Math.floor(availableParallelism() / Math.min(jobs, files.length)))
+  let done = 0
+  yield { type: 'started', phase: 'analyse', total: files.length }
+  // Shares of the files under way, so that a long one shows progress of its own.
+  const underWay = new Map<string, number>()
+  const progress = (item: string): ProgressEvent => {
+    let sum = done
+    for (const share of underWay.values()) sum += share
+    return {
+      type: 'progress',
+      phase: 'analyse',
+      done: Math.round(sum * 100) / 100,
+      total: files.length,
+      item,
+    }
+  }
+  let checked: Promise<unknown> | undefined
+  yield* runPool<FootageFile, PrepareClipsEvent>(files, jobs, async (footage, say) => {
+    context.signal?.throwIfAborted()
+    const sha256 = await state.hashSource(footage, context.signal)
+    hashes.set(footage.file, sha256)
+    let stored = await state.readAnalysis(sha256)
+    // What was refused for its length is looked at again when asked to.
+    if (stored?.kind === 'refused' && stored.refusal.reason === 'truncated' && settings.salvage)
+      stored = undefined
+    if (!stored) {
+      await (checked ??= checkFfmpeg())
+      stored = await readFootage(footage, {
+        ...context,
+        salvage: settings.salvage,
+        threads,
+        onProgress: (seconds, duration) => {
+          underWay.set(footage.file, Math.min(0.99, seconds / duration))
+          say(progress(footage.file))
+        },
+      })
+      await state.writeAnalysis(sha256, stored)
+    }
+    if (stored.kind === 'refused') {
+      refused.set(footage.file, { type: 'dropped', file: footage.file, ...stored.refusal })
+      const { reason, detail } = stored.refusal
+      say({ type: 'skipped', item: footage.file, reason, ...(detail ? { detail } : {}) })
+    } else {
+      const { analysis, pictures } = stored
+      const { file, stem } = footage
+      plans.set(file, planClips({ file, stem, sha256, analysis, pictures }, settings))
+    }
+    underWay.delete(footage.file)
+    done++
+    say(progress(footage.file))
+  })
+
+  // In the order of the files, whoever came first.
+  const dropped: DroppedRecord[] = []
+  const firstOf = new Map<string, string>()
+  for (const { file } of files) {
+    const sha256 = hashes.get(file)!
+    const same = firstOf.get(sha256)
+    if (same !== undefined && plans.has(file)) {
+      plans.delete(file)
+      dropped.push({
+        type: 'dropped',
+        file,
+        reason: 'same-bytes' satisfies DropReason,
+        detail: `The same bytes as ${same}.`,
+      })
+      yield { type: 'skipped', item: file, reason: 'same-bytes', detail: `As ${same}.` }
+    } else firstOf.set(sha256, file)
+    const refusal = refused.get(file)
+    if (refusal) dropped.push(refusal)
+    dropped.push(...(plans.get(file)?.dropped ?? []))
+  }
+  return { plans, dropped, numRefused: refused.size }
+}
+
+async function* cutAll(
+  settings: PrepareClipsSettings,
+  files: readonly FootageFile[],
+  clips: readonly PlannedClip[],
+  state: WorkState,
+  jobs: number,
+  dropped: DroppedRecord[],
+  evenDropped: boolean,
+  context: RunContext,
+): AsyncGenerator<PrepareClipsEvent, StoredClip[]> {
+  const paths = new Map(files.map(({ file, path }) => [file, path]))
+  const found = await Promise.all(clips.map(({ id }) => state.readClip(id)))
+  const finished = new Map<string, StoredClip>()
+  const missing: PlannedClip[] = []
+  for (const [index, clip] of clips.entries()) {
+    const stored = found[index]
+    const usable =
+      stored !== undefined &&
+      (stored.droppedFor === undefined ||
+        (!evenDropped && settings.drop.includes(stored.droppedFor))) &&
+      // A strip that is wanted now needs the pictures.
+      (stored.record.strip !== undefined || !settings.strips)
+    if (usable) finished.set(clip.id, refreshed(stored, clip, settings))
+    else missing.push(clip)
+  }
+  yield { type: 'started', phase: 'cut', total: clips.length }
+  let done = clips.length - missing.length
+  const threads = Math.max(
+    1,
+    Math.floor(availableParallelism() / Math.max(1, Math.min(jobs, missing.length))),
+  )
+  yield* runPool<PlannedClip, PrepareClipsEvent>(missing, jobs, async (clip, say) => {
+    context.signal?.throwIfAborted()
+    try {
+      const stored = await cutClip(settings, paths.get(clip.source.file)!, clip, threads, context)
+      await state.writeClip(stored)
+      finished.set(clip.id, stored)
+    } catch (error) {
+      context.signal?.throwIfAborted()
+      const refusal = refusalOf(error)
+      if (!refusal) throw error
+      const { file, start, end } = clip.source
+      dropped.push({ type: 'dropped', file, start, end, ...refusal })
+      say({ type: 'skipped', item: clip.name, ...refusal })
+    }
+    done++
+    say({ type: 'progress', phase: 'cut', done, total: clips.length, item: clip.name })
+  })
+  return clips.flatMap(({ id }) => finished.get(id) ?? [])
+}
+
+async function cutClip(
+  settings: PrepareClipsSettings,
+  source: string,
+  clip: PlannedClip,
+  threads: number,
+  context: RunContext,
+): Promise<StoredClip> {
+  const file = `clips/${clip.name}.mp4`
+  const target = join(settings.out, file)
+  const scorer = createPictureScorer()
+  const every = Math.max(1, Math.floor(clip.numFrames / previewCount))
+  const pictures: VideoFrame[] = []
+  const written = await cutVideo(
+    source,
+    target,
+    {
+      start: clip.source.start,
+      end: clip.source.end,
+      fps: settings.fps,
+      speed: settings.speed,
+      crf: settings.crf,
+      preset: settings.preset,
+      threads,
+      ...(clip.crop ? { crop: clip.crop } : {}),
+      ...(settings.maxSide ? { width: clip.width, height: clip.height } : {}),
+      preview: {
+        every,
+        maxSide: previewSide,
+        onFrame: (frame) => {
+          scorer.add(frame)
+          pictures.push(frame)
+        },
+      },
+    },
+    context,
+  )
+  const scores = scorer.finish(clip.travel)
+  let strip: string | undefined
+  if (settings.strips && pictures.length > 0) {
+    const count = Math.min(stripCount, pictures.length)
+    const chosen = Array.from(
+      { length: count },
+      (_, index) => pictures[Math.floor((index * pictures.length) / count)]!,
+    )
+    strip = `strips/${clip.name}.jpg`
+    await writeFileAtomic(join(settings.out, strip), await drawContactStrip(chosen))
+  }
+  const [sha256, { size }] = await Promise.all([hashFile(target, context.signal), stat(target)])
+  return {
+    id: clip.id,
+    record: recordOf({ ...clip, ...written }, settings, sha256, scores, strip),
+    sizeBytes: size,
+    pictures: scores,
+    shotCurve: clip.shotCurve,
+  }
+}
+
+function recordOf(
+  clip: PlannedClip,
+  { fps, speed }: PrepareClipsSettings,
+  sha256: string,
+  pictures: PictureScores | undefined,
+  strip: string | undefined,
+): ClipRecord {
+  const found = pictures ? judgePictures(pictures) : { scores: {}, flags: [] }
+  return {
+    type: 'clip',
+    id: clip.id,
+    file: `clips/${clip.name}.mp4`,
+    sha256,
+    width: clip.width,
+    height: clip.height,
+    fps,
+    numFrames: clip.numFrames,
+    duration: clip.numFrames / fps,
+    source: clip.source,
+    trim: clip.trim,
+    speed,
+    crop: clip.crop,
+    motion: clip.motion,
+    scores: { ...clip.scores, ...found.scores },
+    flags: [...clip.flags, ...found.flags],
+    ...(strip === undefined ? {} : { strip }),
+  }
+}
+
+/** A clip of a dry run: nothing is cut, so its bytes have no hash. */
+function plannedOnly(clip: PlannedClip, settings: PrepareClipsSettings): StoredClip {
+  return {
+    id: clip.id,
+    record: recordOf(clip, settings, '0'.repeat(64), undefined, undefined),
+    sizeBytes: 0,
+    pictures: { sharpness: 0, overlay: null, hashes: [] },
+    shotCurve: clip.shotCurve,
+  }
+}
+
+/** A finished clip with what the plan says of it today: measures may have improved while the file stays the same. */
+function refreshed(
+  stored: StoredClip,
+  clip: PlannedClip,
+  settings: PrepareClipsSettings,
+): StoredClip {
+  const { sha256, strip } = stored.record
+  return {
+    ...stored,
+    record: recordOf(clip, settings, sha256, stored.pictures, strip),
+    shotCurve: clip.shotCurve,
+  }
+}
+
+function headerOf({
+  source,
+  out: _out,
+  jobs: _jobs,
+  ...settings
+}: PrepareClipsSettings): ManifestHeader {
+  // Where it was written and how many worked on it changes nothing of what came out.
+  return { type: 'manifest', version: 1, tool: toolName, source, options: settings }
+}
+
+function parseShard(text: string | undefined): { index: number; count: number } | undefined {
+  if (text === undefined) return undefined
+  const [index, count] = text.split('/').map(Number)
+  return { index: index!, count: count! }
+}
+
+/** Writes a text unless the file has it already, so that a run that changes nothing touches nothing. */
+async function writeIfChanged(file: string, text: string): Promise<void> {
+  const before = await readFile(file, 'utf8').catch(() => undefined)
+  if (before !== text) await writeFileAtomic(file, text)
+}
+
+function summary(manifest: DatasetManifest, numFiles: number, numRefused: number): string {
+  const seconds = manifest.clips.reduce((sum, { duration }) => sum + duration, 0)
+  const flagged = manifest.clips.filter(({ flags }) => flags.length > 0).length
+  return [
+    `${manifest.clips.length} clips, ${seconds.toFixed(1)} s, from ${numFiles - numRefused} of ${numFiles} files`,
+    ...(numRefused > 0 ? [`${numRefused} files left out`] : []),
+    ...(flagged > 0 ? [`${flagged} clips flagged`] : []),
+  ].join('; ')
+}

@@ -1,0 +1,242 @@
+import type { MotionStep } from './motion-step.ts'
+
+/** The part of a shot in which something moves. */
+export interface MovingRange {
+  /** In seconds from the first frame of the file; `end` is exclusive. */
+  start: number
+  end: number
+  /** False when nothing in the shot moves: the range is then the whole shot. */
+  moves: boolean
+  /** Motion energy above which a frame counts as moving, in picture widths a second. */
+  threshold: number
+  /** Why the range begins and ends where it does, in one sentence. */
+  reason: string
+}
+
+/**
+ * Energy that noise, an encoder's pumping and a locked tripod stay below, in picture widths a second: 0.03 moves the fastest
+ * tenth of an 832-pixel picture by 25 pixels a second, 1.6 a frame at 16 fps.
+ */
+export const stillEnergy = 0.03
+
+/**
+ * Up to this energy an unsteady hand can explain it: held cameras that wait tremble by up to 0.1 to 0.15 picture widths a
+ * second at the fastest places, to and fro.
+ */
+const handEnergy = 0.15
+/** A hand that waits is calmer than the shot's own motion: below this share of its upper quartile. */
+const handShare = 0.45
+/**
+ * How straight the camera's way is: distance between the ends of a second and a half over its length. Trembling and swaying
+ * (a hand and a breath have 0.5 to 8 Hz) goes nowhere and has 0.1 to 0.5; a pan or a dolly, however slow, 0.8 and more.
+ */
+const straightWay = 0.7
+const wayHalfSeconds = 0.75
+/** Weak motion that runs into the strong for no longer than this is its run-up or its end; for longer, it is a wait. */
+const runUpSeconds = 0.6
+
+/** Pauses up to this length do not part two movements. */
+const pauseSeconds = 0.4
+/** Movements shorter than this are a pop of the picture, such as a key frame's. */
+const leastSeconds = 0.12
+/**
+ * A movement before a long wait is still part of the wait (somebody steps aside, the button is pressed) when the wait is
+ * this many times as long, at least this many seconds, and the movement clearly weaker than what comes after.
+ */
+const waitFactor = 3
+const waitSeconds = 2.5
+const weakShare = 0.75
+/** However strong, a movement is no part of what follows after a wait of this many times its length and seconds. */
+const longWaitFactor = 6
+const longWaitSeconds = 5
+/** Stillness shorter than this at an end is not worth a cut: three frames at 16 fps. */
+const leastTrimSeconds = 0.2
+
+/**
+ * Finds where the motion of a shot begins and ends.
+ *
+ * @param steps the steps that lie inside the shot, in order
+ * @param pad stillness kept before and after, in seconds
+ */
+export function findMovingRange(
+  steps: readonly MotionStep[],
+  shot: { start: number; end: number },
+  pad: number,
+): MovingRange {
+  const whole = { start: shot.start, end: shot.end }
+  if (steps.length === 0)
+    return {
+      ...whole,
+      moves: true,
+      threshold: stillEnergy,
+      reason: 'The shot is too short to measure motion, so nothing was trimmed.',
+    }
+  const energy = smoothed(steps.map((step) => step.energy))
+  const active = energy.filter((value) => value >= stillEnergy).toSorted((a, b) => a - b)
+  const upper = active[Math.floor(active.length * 0.75)] ?? 0
+  const threshold = Math.max(stillEnergy, Math.min(handEnergy, handShare * upper))
+  const moving = steps.map(
+    (_, index) =>
+      energy[index]! >= threshold || (energy[index]! >= stillEnergy && isStraight(steps, index)),
+  )
+
+  let runs = joinRuns(steps, moving)
+  runs = runs.filter((run) => run.end - run.start >= Math.min(leastSeconds, shot.end - shot.start))
+  if (runs.length === 0) {
+    return {
+      ...whole,
+      moves: false,
+      threshold,
+      reason: `Nothing moves: the motion energy stays below ${threshold.toFixed(3)} picture widths a second.`,
+    }
+  }
+  const power = (run: Run) => {
+    let sum = 0
+    for (let index = run.first; index <= run.last; index++) sum += energy[index]!
+    return sum / (run.last - run.first + 1)
+  }
+  const strongest = Math.max(...runs.map(power))
+  const isPrelude = (run: Run, wait: number) => {
+    const length = run.end - run.start
+    if (wait >= longWaitSeconds && wait >= longWaitFactor * length) return true
+    return wait >= waitSeconds && wait >= waitFactor * length && power(run) < weakShare * strongest
+  }
+  while (runs.length > 1 && isPrelude(runs[0]!, runs[1]!.start - runs[0]!.end)) runs.shift()
+  while (runs.length > 1 && isPrelude(runs.at(-1)!, runs.at(-1)!.start - runs.at(-2)!.end))
+    runs.pop()
+
+  const first = runs[0]!
+  const last = runs.at(-1)!
+  const runUp = runUpEnergy(energy)
+  extend(first, steps, energy, runUp, -1)
+  extend(last, steps, energy, runUp, 1)
+  // The first and last steps of a shot touch its ends; the gap to a cut is no stillness.
+  let start = first.first === 0 ? shot.start : Math.max(shot.start, first.start - pad)
+  let end = last.last === steps.length - 1 ? shot.end : Math.min(shot.end, last.end + pad)
+  if (start - shot.start < leastTrimSeconds) start = shot.start
+  if (shot.end - end < leastTrimSeconds) end = shot.end
+  return {
+    start,
+    end,
+    moves: true,
+    threshold,
+    reason: explain(shot, start, end, steps, first, last, threshold),
+  }
+}
+
+interface Run {
+  first: number
+  last: number
+  start: number
+  end: number
+}
+
+function joinRuns(steps: readonly MotionStep[], moving: readonly boolean[]): Run[] {
+  const runs: Run[] = []
+  for (let index = 0; index < steps.length; index++) {
+    if (!moving[index]) continue
+    const { from, to } = steps[index]!
+    const last = runs.at(-1)
+    if (last && from - last.end <= pauseSeconds) {
+      last.last = index
+      last.end = to
+    } else runs.push({ first: index, last: index, start: from, end: to })
+  }
+  return runs
+}
+
+/**
+ * Energy from which weak motion beside a run belongs to it: well above what the still part of the shot shows by itself, and
+ * down to a quarter of what counts as stillness where that part is clean, so that a slow start is not cut off.
+ */
+function runUpEnergy(energy: readonly number[]): number {
+  const still = energy.filter((value) => value < stillEnergy).toSorted((a, b) => a - b)
+  const noise = still[Math.floor(still.length * 0.9)] ?? stillEnergy
+  return Math.min(stillEnergy, Math.max(stillEnergy / 4, 1.5 * noise))
+}
+
+/** Takes the run-up (step -1) or the end (1) of a run into it, where it is short enough to be one. */
+function extend(
+  run: Run,
+  steps: readonly MotionStep[],
+  energy: readonly number[],
+  least: number,
+  step: 1 | -1,
+) {
+  const edge = step === 1 ? run.last : run.first
+  let at = edge
+  while (energy[at + step] !== undefined && energy[at + step]! >= least) {
+    at += step
+    if (Math.abs(steps[at]!.from - steps[edge]!.from) > runUpSeconds) return
+  }
+  if (step === 1) {
+    run.last = at
+    run.end = steps[at]!.to
+  } else {
+    run.first = at
+    run.start = steps[at]!.from
+  }
+}
+
+/** Median of three: a single step that stands out is a key frame's pop or a flash, not motion. */
+function smoothed(values: readonly number[]): number[] {
+  return values.map((value, index) => {
+    const before = values[index - 1] ?? value
+    const after = values[index + 1] ?? value
+    return Math.max(Math.min(value, before), Math.min(Math.max(value, before), after))
+  })
+}
+
+function isStraight(steps: readonly MotionStep[], index: number): boolean {
+  const { from, to } = steps[index]!
+  const centre = (from + to) / 2
+  let x = 0
+  let y = 0
+  let zoom = 0
+  let roll = 0
+  let way = 0
+  const add = (step: MotionStep) => {
+    const seconds = step.to - step.from
+    // Zoom and roll as what they move at a typical distance from the centre, 0.3 picture widths.
+    const parts = [step.x, step.y, 0.3 * step.zoom, 0.3 * step.roll].map((part) => part * seconds)
+    x += parts[0]!
+    y += parts[1]!
+    zoom += parts[2]!
+    roll += parts[3]!
+    way += Math.hypot(...parts)
+  }
+  let first = index
+  while (first > 0 && steps[first - 1]!.from >= centre - wayHalfSeconds) first--
+  let last = index
+  while (last < steps.length - 1 && steps[last + 1]!.to <= centre + wayHalfSeconds) last++
+  for (let at = first; at <= last; at++) add(steps[at]!)
+  const length = steps[last]!.to - steps[first]!.from
+  const distance = Math.hypot(x, y, zoom, roll)
+  return distance >= straightWay * way && distance / length >= stillEnergy / 3
+}
+
+function explain(
+  shot: { start: number; end: number },
+  start: number,
+  end: number,
+  steps: readonly MotionStep[],
+  first: Run,
+  last: Run,
+  threshold: number,
+): string {
+  const mean = (from: number, to: number) => {
+    let sum = 0
+    for (let index = from; index < to; index++) sum += steps[index]!.energy
+    return to > from ? sum / (to - from) : 0
+  }
+  const describe = (value: number) =>
+    value < stillEnergy ? 'nothing moves' : 'the camera only trembles or idles'
+  const parts: string[] = []
+  if (start > shot.start)
+    parts.push(`${describe(mean(0, first.first))} before ${start.toFixed(2)} s`)
+  if (end < shot.end)
+    parts.push(`${describe(mean(last.last + 1, steps.length))} after ${end.toFixed(2)} s`)
+  if (parts.length === 0) return 'It moves from the first frame of the shot to the last.'
+  const text = parts.join(', and ')
+  return `${text[0]!.toUpperCase()}${text.slice(1)} (motion energy below ${threshold.toFixed(3)} picture widths a second).`
+}
