@@ -76,7 +76,8 @@ export function createReporter({ stream, now = Date.now, color }: ReporterOption
     timer = undefined
     if (!phase) return undefined
     const { name, done, total, startedAt } = phase
-    const count = total === undefined ? (done > 0 ? ` ${done}` : '') : ` ${done}/${total}`
+    const numDone = formatCount(done)
+    const count = total === undefined ? (done > 0 ? ` ${numDone}` : '') : ` ${numDone}/${total}`
     if (tty) {
       const complete = total === undefined || done >= total
       const mark = complete ? paint('green', '✓') : paint('yellow', '·')
@@ -170,7 +171,7 @@ function barText(
   const values = formatValues(phase.values)
   const elapsed = formatSeconds((at - phase.startedAt) / 1000)
   if (total === undefined || total === 0) {
-    return clip([name, done > 0 ? String(done) : '', elapsed, item ?? ''], columns)
+    return clip([name, done > 0 ? formatCount(done) : '', elapsed, item ?? ''], columns)
   }
   const left = secondsLeft(phase, at)
   const share = Math.min(1, done / total)
@@ -178,7 +179,7 @@ function barText(
   const filled = Math.round(share * barWidth)
   const bar = paint('cyan', '█'.repeat(filled)) + paint('dim', '░'.repeat(barWidth - filled))
   const tail = [
-    `${done}/${total}`,
+    `${formatCount(done)}/${total}`,
     left === undefined ? elapsed : `ETA ${formatSeconds(left)}`,
     values,
     item ?? '',
@@ -194,7 +195,7 @@ function clip(parts: readonly string[], columns: number): string {
 function progressLine(phase: Phase, at: number): string {
   const left = secondsLeft(phase, at)
   return [
-    `${phase.name}: ${phase.done}${phase.total === undefined ? '' : `/${phase.total}`}`,
+    `${phase.name}: ${formatCount(phase.done)}${phase.total === undefined ? '' : `/${phase.total}`}`,
     phase.item ?? '',
     formatValues(phase.values),
     left === undefined || left === 0 ? '' : `ETA ${formatSeconds(left)}`,
@@ -209,6 +210,11 @@ function secondsLeft({ recent, done, total }: Phase, at: number): number | undef
   if (!first || !last || total === undefined || last.done <= first.done) return undefined
   const msPerItem = (last.at - first.at) / (last.done - first.done)
   return Math.max(0, (msPerItem * (total - done) - (at - last.at)) / 1000)
+}
+
+/** Parts of an item count too: a file that is half read. */
+function formatCount(done: number): string {
+  return Number.isInteger(done) ? String(done) : done.toFixed(1)
 }
 
 function formatValues(values: Record<string, number> | undefined): string {

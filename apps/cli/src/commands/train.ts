@@ -1,0 +1,62 @@
+import { parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
+import type { BinCommand } from '@kinora/stage/bin'
+import { trainIter, type TrainResult } from '@kinora/trainer-core'
+import { z } from 'zod'
+import { makePreview } from '../lib/make-preview.ts'
+import { backendOptions, openBackendIter } from '../lib/open-backend.ts'
+import { readJob } from '../lib/read-job.ts'
+import { cacheJobIter, checkJobIter, jobFolders, planJobIter } from '../lib/run-job.ts'
+
+const trainOptions = z.strictObject({
+  job: z.string().min(1).describe('Job file in AI Toolkit’s dialect, YAML or JSON.'),
+  name: z.string().min(1).optional().describe("In place of the job's own name."),
+  resume: z
+    .union([z.enum(['latest', 'best', 'never']), z.int().nonnegative()])
+    .default('latest')
+    .describe(
+      'Where to go on: the newest state, the one validation liked best, a saved step, or never: begin anew.',
+    ),
+  ...backendOptions,
+})
+
+/** `kinora train`: plan, cache, train, with previews through sampler. */
+export const trainCommand: BinCommand = {
+  summary: 'Trains both experts from a job file in AI Toolkit’s dialect.',
+  options: trainOptions,
+  positionals: ['job'],
+  async *run(
+    options: z.input<typeof trainOptions>,
+    { signal }: RunContext,
+  ): AsyncGenerator<StageEvent, TrainResult> {
+    const { job: file, name, resume, ...backend } = parseOptions('KINORA', trainOptions, options)
+    const jobFile = await readJob(file, name)
+    const { job } = jobFile
+    yield* checkJobIter(jobFile, { signal })
+    const device = yield* openBackendIter(backend)
+    try {
+      yield* planJobIter(jobFile, { signal })
+      const { skipped } = yield* cacheJobIter(jobFile, { device, signal })
+      const { out, plan, cacheDir } = jobFolders(job)
+      const result = yield* trainIter(
+        { job, plan, cacheDir, out, resume },
+        { device, signal, preview: makePreview({ job, device, plan }) },
+      )
+      if (skipped.length > 0) {
+        yield {
+          type: 'note',
+          message: `${skipped.length} clips could not be read and were left out; see above.`,
+        }
+      }
+      return result
+    } finally {
+      device.destroy()
+    }
+  },
+  report: ({ step, files, losses }: TrainResult) =>
+    [
+      `${step} steps; last losses ${Object.entries(losses)
+        .map(([expert, loss]) => `${expert} ${loss.toPrecision(4)}`)
+        .join(', ')}.`,
+      ...Object.values(files),
+    ].join('\n'),
+}

@@ -1,0 +1,48 @@
+import { defineErrors } from '@kinora/stage'
+
+export const kinoraErrors = defineErrors('KINORA', {
+  NO_BACKEND: {
+    message: (name: string, why: string) => `The backend ${name} cannot be loaded: ${why}.`,
+    fix: 'Install that package, or leave --backend out.',
+  },
+  BAD_BACKEND: {
+    message: (name: string) => `${name} is no backend: it exports no function openDevice.`,
+    fix: 'Name a package whose door exports openDevice, such as @kinora/wgpu-kernels or @kinora/cpu-kernels.',
+  },
+  NO_OUT: {
+    message: () => 'There is nowhere to write the LoRA.',
+    fix: 'Give --out, or --verify to check the file and write nothing.',
+  },
+  FILE_EXISTS: {
+    message: (file: string) => `${file} exists already.`,
+    fix: 'Choose another name with --out, or overwrite it with --force.',
+  },
+  NO_JOB: {
+    message: (file: string, why: string) => `The job file ${file} cannot be read: ${why}.`,
+    fix: 'Check the path; `kinora init` writes a job to start from.',
+  },
+  MIXED_FPS: {
+    message: (rates: readonly number[]) =>
+      `The datasets of this job are read at different frame rates (${rates.join(', ')}).`,
+    fix: 'Give every dataset that is read in real time the same fps; Wan 2.2 works at 16.',
+  },
+  PREFLIGHT: {
+    message: (file: string, problems: readonly string[]) =>
+      `${file} would fail:\n${problems.map((problem) => `- ${problem}`).join('\n')}`,
+    fix: 'Correct what is named above; nothing has been computed yet.',
+  },
+  PREVIEW_FORMAT: {
+    message: (format: string, numFrames: number) =>
+      `Previews of ${numFrames} frames cannot be written as ${format}.`,
+    fix: 'Set sample.format to mp4 or webp, or sample.num_frames to 1.',
+  },
+  SQUARE_CROP: {
+    message: (dataset: string) =>
+      `square_crop with several resolutions is not supported (${dataset}).`,
+    fix: 'Give that dataset one resolution, or list it once for each.',
+  },
+  DOCTOR_FAILED: {
+    message: (checks: readonly string[]) => `This machine is not ready: ${checks.join(', ')}.`,
+    fix: 'Do what the lines above say, then run kinora doctor again.',
+  },
+})

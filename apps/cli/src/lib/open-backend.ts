@@ -1,0 +1,96 @@
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import type { Device, OpenDevice } from '@kinora/kernel-api'
+import type { StageEvent } from '@kinora/stage'
+import { hasCodeAndFix } from '@kinora/stage/bin'
+import { z } from 'zod'
+import { kinoraErrors } from './errors.ts'
+
+const wgpuKernels = '@kinora/wgpu-kernels'
+const cpuKernels = '@kinora/cpu-kernels'
+
+/** Options of every command that computes. */
+export const backendOptions = {
+  backend: z
+    .string()
+    .min(1)
+    .default('auto')
+    .describe(
+      `Package whose kernels compute. auto takes ${wgpuKernels} where an adapter opens, else ${cpuKernels}.`,
+    ),
+  adapter: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("Part of an adapter's name, to choose among several."),
+}
+
+export interface BackendChoice {
+  backend?: string | undefined
+  adapter?: string | undefined
+}
+
+/** Opens the device that the options ask for, and says which one and why. Destroy it when done. */
+export async function* openBackendIter({
+  backend = 'auto',
+  adapter,
+}: BackendChoice): AsyncGenerator<StageEvent, Device> {
+  if (backend !== 'auto') {
+    const device = await (await loadBackend(backend))({ adapter })
+    yield describeDevice(device)
+    return device
+  }
+  try {
+    const device = await (await loadBackend(wgpuKernels))({ adapter })
+    yield describeDevice(device)
+    return device
+  } catch (error) {
+    // An adapter asked for by name is not replaced by something else.
+    if (!hasCodeAndFix(error) || adapter !== undefined) throw error
+    yield {
+      type: 'warning',
+      code: 'KINORA_NO_ADAPTER',
+      message: `${error.message} The processor computes instead, many times slower.`,
+      fix: error.fix,
+    }
+  }
+  const device = await (await loadBackend(cpuKernels))({})
+  yield describeDevice(device)
+  return device
+}
+
+function describeDevice({ info }: Device): StageEvent {
+  const { backend, adapter, driver, computeDTypes, reason } = info
+  const facts = [driver, computeDTypes.join(' and '), `through ${backend}`].filter(Boolean)
+  return { type: 'note', message: `Computing on ${adapter} (${facts.join('; ')}). ${reason}` }
+}
+
+/**
+ * `openDevice` of a backend package: by its `./node` door where it has one. A package of the user is found from the current
+ * folder, ours from here.
+ */
+async function loadBackend(name: string): Promise<OpenDevice> {
+  let failure: unknown
+  for (const specifier of [`${name}/node`, name]) {
+    for (const locate of [() => resolveFromHere(specifier), () => import.meta.resolve(specifier)]) {
+      let url: string
+      try {
+        url = locate()
+      } catch (error) {
+        failure = error
+        continue
+      }
+      const module = (await import(url)) as { openDevice?: unknown }
+      if (typeof module.openDevice === 'function') return module.openDevice as OpenDevice
+      throw kinoraErrors.BAD_BACKEND(name)
+    }
+  }
+  const why = failure instanceof Error ? failure.message.split('\n')[0]! : String(failure)
+  throw kinoraErrors.NO_BACKEND(name, why.replace(/\.$/, ''), { cause: failure })
+}
+
+function resolveFromHere(specifier: string): string {
+  const require = createRequire(pathToFileURL(join(process.cwd(), 'kinora.js')))
+  return pathToFileURL(require.resolve(specifier)).href
+}

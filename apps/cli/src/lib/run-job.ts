@@ -1,0 +1,110 @@
+import { access } from 'node:fs/promises'
+import { join } from 'node:path'
+import { planBucketsIter } from '@kinora/bucketer'
+import { preflight, type PreflightFinding, type TrainJob } from '@kinora/config-schema'
+import type { Device } from '@kinora/kernel-api'
+import { checkFfmpeg, probe } from '@kinora/media'
+import { lockFolder, writeFileAtomic, type RunContext, type StageEvent } from '@kinora/stage'
+import { cacheDatasetIter, type CacheDatasetResult } from '@kinora/trainer-core'
+import { openCheckpoint } from '@kinora/wan'
+import { kinoraErrors } from './errors.ts'
+import { planOptions } from './plan-job.ts'
+import { jobWarnings, type JobFile } from './read-job.ts'
+
+/** Where a job's files lie. */
+export interface JobFolders {
+  /** `training_folder/name`. */
+  out: string
+  /** bucket-plan.json. */
+  plan: string
+  cacheDir: string
+}
+
+export function jobFolders(job: TrainJob): JobFolders {
+  const {
+    name,
+    process: [process],
+  } = job.config
+  const out = join(process.training_folder, name)
+  return {
+    out,
+    plan: join(out, 'bucket-plan.json'),
+    cacheDir: process.kinora.cache_dir ?? join(out, 'cache'),
+  }
+}
+
+/** Finds before the work what would end it later: no ffmpeg, a checkpoint that does not fit, previews without a first frame. */
+export async function* checkJobIter(
+  { file, job }: JobFile,
+  { signal }: RunContext,
+): AsyncGenerator<StageEvent, void> {
+  yield* jobWarnings(job)
+  const { sample, first_sample, datasets, model } = job.config.process[0]
+  const named = [
+    ...datasets.map(({ dataset_path }) => dataset_path),
+    ...[sample, first_sample].flatMap((list) =>
+      (list?.samples ?? []).map(({ ctrl_img }) => ctrl_img),
+    ),
+  ].filter((path) => path !== null)
+  const missingFiles: string[] = []
+  for (const path of new Set(named)) if (!(await exists(path))) missingFiles.push(path)
+  yield* reportFindings(file, preflight(job, { missingFiles }))
+  for (const { format, samples } of [sample, first_sample].filter(
+    (list) => list !== null && list !== undefined,
+  )) {
+    const longest = Math.max(1, ...samples.map(({ num_frames }) => num_frames))
+    if (longest > 1 && (format === 'jpg' || format === 'png')) {
+      throw kinoraErrors.PREVIEW_FORMAT(format, longest)
+    }
+  }
+  await checkFfmpeg()
+  await openCheckpoint(model.name_or_path, { signal })
+}
+
+function* reportFindings(
+  file: string,
+  findings: readonly PreflightFinding[],
+): Generator<StageEvent, void> {
+  const errors = findings.filter(({ severity }) => severity === 'error')
+  if (errors.length > 0) {
+    throw kinoraErrors.PREFLIGHT(
+      file,
+      errors.map(({ code, message, fix }) => `${code}: ${message} ${fix}`),
+    )
+  }
+  for (const { code, message, fix } of findings) yield { type: 'warning', code, message, fix }
+}
+
+async function exists(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  )
+}
+
+/** Plans a job's buckets, and says what the plan shows to be wrong with the job. The job's folder is locked meanwhile. */
+export async function* planJobIter(
+  { file, text, job }: JobFile,
+  { signal }: RunContext,
+): AsyncGenerator<StageEvent, void> {
+  const { out, plan: planFile } = jobFolders(job)
+  await using _lock = await lockFolder(out)
+  await writeFileAtomic(join(out, 'config.yaml'), text)
+  const { plan } = yield* planBucketsIter(planOptions(job, planFile), { signal, probe })
+  const known = new Set(preflight(job).map(({ code, message }) => code + message))
+  const findings = preflight(job, { plan })
+  yield* reportFindings(
+    file,
+    findings.filter(({ code, message }) => !known.has(code + message)),
+  )
+}
+
+/** Fills the cache of a planned job. The job's folder is locked meanwhile. */
+export async function* cacheJobIter(
+  { job }: JobFile,
+  { device, signal }: RunContext & { device: Device },
+): AsyncGenerator<StageEvent, CacheDatasetResult> {
+  const { out, plan, cacheDir } = jobFolders(job)
+  await using _lock = await lockFolder(out)
+  return yield* cacheDatasetIter({ job, plan, cacheDir }, { device, signal })
+}
