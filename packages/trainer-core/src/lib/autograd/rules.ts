@@ -116,6 +116,8 @@ export function describeOps(
       }
     },
 
+    quantize: (weight, format, options) => ops.quantize(weight, format, options),
+
     attention(q, k, v, options = {}) {
       const [out, lse] = perform({
         name: 'attention',

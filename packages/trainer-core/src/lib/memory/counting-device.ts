@@ -1,5 +1,6 @@
 import {
   bytesPerElement,
+  defaultGroupSize,
   numElements,
   type Device,
   type DType,
@@ -76,6 +77,16 @@ export function createCountingDevice(): Device {
         ...(needsX ? { dx: like(x, dtype ?? dy.dtype) } : {}),
         adapters: adapters.map(({ a, b }) => ({ da: like(a), db: like(b) })),
       }
+    },
+    quantize(weight, format, { groupSize = defaultGroupSize } = {}) {
+      const shape = weight.shape as readonly [number, number]
+      const [n, k] = shape
+      if (format === 'float8_e4m3') {
+        return { format, shape, codes: allocate([n, k / 4], 'u32'), scales: allocate([n], 'f32') }
+      }
+      const perGroup = (): Tensor => allocate([n, k / groupSize], 'f16')
+      const codes = allocate([n, k / 8], 'u32')
+      return { format, shape, codes, scales: perGroup(), zeros: perGroup(), groupSize }
     },
     attention: (q) => ({
       out: like(q),

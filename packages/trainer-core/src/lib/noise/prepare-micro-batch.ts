@@ -2,7 +2,12 @@ import type { TrainJob } from '@kinora/config-schema'
 import type { CacheFolder, LatentsEntry, TextEntry } from '../cache/cache-entries.ts'
 import type { Sample } from '../data/dataset.ts'
 import type { Expert, RandomStreams } from './random-streams.ts'
-import { timestepAt, timestepUniform, timestepWeight, type TimestepOptions } from './timesteps.ts'
+import {
+  createTimestepUniforms,
+  timestepAt,
+  timestepWeight,
+  type TimestepOptions,
+} from './timesteps.ts'
 
 // Axes: B batch, Z latent channels, F latent frames, H rows, W columns, L text rows, D text channels.
 
@@ -60,6 +65,7 @@ export function createMicroBatches(options: PrepareOptions): {
     (key) => cache.readText(key),
     (entry) => entry.values.byteLength,
   )
+  const uniformOf = createTimestepUniforms(random, kinora.timestep_sampling)
   const weighting =
     train.timestep_type === 'weighted'
       ? 'weighted'
@@ -99,7 +105,7 @@ export function createMicroBatches(options: PrepareOptions): {
           boundary,
           shift: kinora.shift,
         }
-        const u = timestepUniform(random, expert, draw + b, kinora.timestep_sampling)
+        const u = uniformOf(expert, draw + b)
         const t = timestepAt(u, expert, timestepOptions)
         const noise = random.normals('noise', expert, draw + b, length)
         const posterior =

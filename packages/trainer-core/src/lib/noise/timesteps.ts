@@ -83,18 +83,25 @@ export function normalCdf(x: number): number {
   return x > 0 ? 1 - upper : upper
 }
 
+const linearSchedule = Float64Array.from(
+  { length: numTrainTimesteps },
+  (_, i) => numTrainTimesteps - i,
+)
+let shiftSchedule = { shift: 0, schedule: linearSchedule }
+
 /** Falling schedule of 1000 timesteps, for the types that have a fixed one. */
 function fixedSchedule(type: 'linear' | 'weighted' | 'shift', shift: number): Float64Array {
-  if (type !== 'shift') {
-    return Float64Array.from({ length: numTrainTimesteps }, (_, i) => numTrainTimesteps - i)
-  }
+  if (type !== 'shift') return linearSchedule
+  if (shiftSchedule.shift === shift) return shiftSchedule.schedule
   const warp = (s: number): number => (shift * s) / (1 + (shift - 1) * s)
   // The least sigma is warped before and again after: upstream's schedule does so, and ends at t = 24.41 for shift 5.
   const least = warp(1 / numTrainTimesteps)
-  return Float64Array.from(
+  const schedule = Float64Array.from(
     { length: numTrainTimesteps },
     (_, i) => 1000 * warp(1 + ((least - 1) * i) / (numTrainTimesteps - 1)),
   )
+  shiftSchedule = { shift, schedule }
+  return schedule
 }
 
 /** Cumulative distribution of t for the types whose schedule is random. */
@@ -117,6 +124,10 @@ function randomQuantile(
 ): number {
   const from = randomCdf(type, low)
   const target = from + (randomCdf(type, high) - from) * (1 - p)
+  if (type === 'sigmoid') {
+    const t = 1000 / (1 + Math.exp(-normalQuantile(target)))
+    return Math.min(Math.max(t, low + 1e-9), high)
+  }
   let [below, above] = [low, high]
   for (let i = 0; i < 60; i++) {
     const middle = (below + above) / 2
@@ -124,7 +135,6 @@ function randomQuantile(
     else above = middle
   }
   const t = (below + above) / 2
-  if (type === 'sigmoid') return t
   // Truncated to whole timesteps inside the band; 0 has nothing to learn.
   return Math.min(Math.max(Math.trunc(t), Math.floor(low + 1e-9) + 1), Math.floor(high + 1e-9))
 }
@@ -137,7 +147,12 @@ export function bandIndices(
 ): { first: number; last: number } {
   const edge = 1000 * boundary
   // A boundary such as 0.9 is not exact: 900 must count as 900.
-  const numAbove = schedule.filter((t) => t > edge + 1e-9).length
+  let [numAbove, end] = [0, schedule.length]
+  while (numAbove < end) {
+    const middle = (numAbove + end) >> 1
+    if (schedule[middle]! > edge + 1e-9) numAbove = middle + 1
+    else end = middle
+  }
   return expert === 'high'
     ? { first: 0, last: Math.max(numAbove - 1, 0) }
     : { first: Math.min(numAbove, schedule.length - 1), last: schedule.length - 1 }
@@ -167,27 +182,29 @@ export function timestepAt(u: number, expert: Expert, options: TimestepOptions):
 /** Strata that a block of consecutive draws covers once each. */
 export const numStrata = 16
 
+/** The uniform number of an expert's draw, which counts the expert's items from 0. */
+export type TimestepUniforms = (expert: Expert, draw: number) => number
+
 /**
- * The uniform number of an expert's draw. Stratified: every 16 consecutive draws fall one in each sixteenth, in random order,
- * so that a short run covers the band; over many draws it is uniform either way.
- *
- * @param draw counts the expert's items from 0
+ * Stratified: every 16 consecutive draws fall one in each sixteenth, in random order, so that a short run covers the band; over
+ * many draws the numbers are uniform either way.
  */
-export function timestepUniform(
+export function createTimestepUniforms(
   random: RandomStreams,
-  expert: Expert,
-  draw: number,
   sampling: 'stratified' | 'random',
-): number {
-  const u = random.uniforms('timestep', expert, draw, 1)[0]!
-  if (sampling === 'random') return u
-  const order = random.permutation(
-    'timestepStratum',
-    expert,
-    Math.floor(draw / numStrata),
-    numStrata,
-  )
-  return (order[draw % numStrata]! + u) / numStrata
+): TimestepUniforms {
+  const newest = new Map<Expert, { block: number; order: Uint32Array }>()
+  return (expert, draw) => {
+    const u = random.uniforms('timestep', expert, draw, 1)[0]!
+    if (sampling === 'random') return u
+    const block = Math.floor(draw / numStrata)
+    let entry = newest.get(expert)
+    if (entry?.block !== block) {
+      entry = { block, order: random.permutation('timestepStratum', expert, block, numStrata) }
+      newest.set(expert, entry)
+    }
+    return (entry.order[draw % numStrata]! + u) / numStrata
+  }
 }
 
 /** Anchors of AI Toolkit's `weighted` table: schedule index (0 is t = 1000), weight. */
