@@ -23,10 +23,12 @@ export type {
   LossOptions,
   NormOptions,
   Ops,
+  QuantizeOptions,
 } from './lib/ops.ts'
 export { normals, uniforms } from './lib/random.ts'
 export {
   bytesPerElement,
+  defaultGroupSize,
   isPackedWeight,
   numElements,
   type DType,

@@ -12,6 +12,8 @@ export {
   attentionGrad,
   concat,
   conv3d,
+  dequantize,
+  e4m3,
   embedding,
   gatedAdd,
   gatedAddGrad,
@@ -25,6 +27,8 @@ export {
   lossGrad,
   mul,
   permute,
+  quantizeFloat8,
+  quantizeUint4,
   refArray,
   rmsNorm,
   rmsNormGrad,
@@ -36,4 +40,5 @@ export {
   type RefAdapter,
   type RefAttentionOptions,
   type RefConvOptions,
+  type RefPackedWeight,
 } from './lib/testing/reference.ts'

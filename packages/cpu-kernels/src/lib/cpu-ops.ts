@@ -1,4 +1,5 @@
 import {
+  defaultGroupSize,
   isPackedWeight,
   numElements,
   type AdamWOptions,
@@ -15,6 +16,9 @@ import {
   type LossOptions,
   type NormOptions,
   type Ops,
+  type PackedFormat,
+  type PackedWeight,
+  type QuantizeOptions,
   type Tensor,
   type Weight,
 } from '@kinora/kernel-api'
@@ -33,6 +37,7 @@ import {
   type ChannelArray,
 } from './kernels/norm.ts'
 import { add, affine, gated, gelu, geluGrad, mul, rope, silu } from './kernels/pointwise.ts'
+import { quantizeFloat8, quantizeUint4 } from './kernels/quantize.ts'
 import { unpackWeight } from './kernels/unpack-weight.ts'
 import { describe, type FloatArray, type Memory } from './memory.ts'
 
@@ -131,6 +136,31 @@ export class CpuOps implements Ops {
       return { da: da.tensor, db: db.tensor }
     })
     return dx ? { dx: this.#memory.finish(dx.tensor), adapters: grads } : { adapters: grads }
+  }
+
+  quantize(weight: Tensor, format: PackedFormat, options: QuantizeOptions = {}): PackedWeight {
+    const op = 'quantize'
+    const { groupSize = defaultGroupSize } = options
+    check(weight.shape.length === 2, op, () => `weight is ${describe(weight)}, but must be [N, K]`)
+    const shape = weight.shape as readonly [number, number]
+    const [N, K] = shape
+    const w = this.#memory.floats(op, weight)
+    const isBf16 = weight.dtype === 'bf16'
+    const isUint4 = format === 'uint4'
+    check(isUint4 ? K % groupSize === 0 && groupSize % 8 === 0 : K % 4 === 0, op, () => {
+      return `${K} columns are not whole ${isUint4 ? `groups of ${groupSize}, or those not whole words` : 'words'}`
+    })
+    const codes = this.#memory.allocate(op, [N, K / (isUint4 ? 8 : 4)], 'u32')
+    const words = this.#memory.array(op, codes) as Uint32Array
+    if (!isUint4) {
+      const scales = this.#float(op, [N], 'f32')
+      quantizeFloat8(w, isBf16, K, { codes: words, scales: scales.data })
+      return { format, shape, codes, scales: scales.tensor }
+    }
+    const scales = this.#float(op, [N, K / groupSize], 'f16')
+    const zeros = this.#float(op, [N, K / groupSize], 'f16')
+    quantizeUint4(w, isBf16, groupSize, { codes: words, scales: scales.data, zeros: zeros.data })
+    return { format, shape, codes, scales: scales.tensor, zeros: zeros.tensor, groupSize }
   }
 
   attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): AttentionResult {

@@ -1,4 +1,4 @@
-import type { DType, Tensor, Weight } from './tensor.ts'
+import type { DType, PackedFormat, PackedWeight, Tensor, Weight } from './tensor.ts'
 
 // Axes: B batch, N tokens (queries), M keys, H heads, D head channels, C channels, K in, O out features, r rank;
 // video T frames, Y rows, X columns. "…" is any number of leading axes, which an op treats as one axis of rows.
@@ -35,6 +35,11 @@ export interface LinearGradOptions {
 export interface LinearGrads {
   dx?: Tensor
   adapters: { da: Tensor; db: Tensor }[]
+}
+
+export interface QuantizeOptions {
+  /** `uint4`: elements along K that share a scale, a multiple of 8 that divides K; 64 unless given. */
+  groupSize?: number | undefined
 }
 
 export interface AttentionOptions {
@@ -128,6 +133,22 @@ export interface Ops {
   linear(x: Tensor, weight: Weight, options?: LinearOptions): Tensor
   /** dx = dy w + Σ s·(dy b) a; da = s·(dy b)ᵀ x; db = s·dyᵀ(x aᵀ). dy […, O]. */
   linearGrad(dy: Tensor, x: Tensor, weight: Weight, options: LinearGradOptions): LinearGrads
+
+  /**
+   * Packs a frozen weight [N, K] as AI Toolkit and torchao do. R rounds to bf16 where the weight is bf16 and is the identity
+   * otherwise; all else is f32; `rint` goes to the nearest integer, ties to even.
+   *
+   * `uint4`, for each group of K (AI Toolkit's uintN): lo = min(0, min w), hi = max(0, max w); s = R(R(hi − lo) / 15), at least
+   * 2^-23, rounded to f16 as it is stored; z = clamp(−rint(R(lo / s)), 0, 15); code = clamp(rint(R(w · R(1 / s))) + z, 0, 15).
+   * Scales and zeros are f16.
+   *
+   * `float8_e4m3`, for each row: s = R(max |w| / 448), 1 for a row of zeros; code = e4m3(R(w / s)), to nearest even, saturating.
+   * Scales are f32.
+   *
+   * Numbers that are not finite must be found before: what their groups become is undefined. A backend whose division is
+   * inexact may be off by one code where a number lies on a tie.
+   */
+  quantize(weight: Tensor, format: PackedFormat, options?: QuantizeOptions): PackedWeight
 
   /** out = softmax(scale · q kᵀ + bias) v for each head. q [B, N, H, D], k and v [B, M, H, D]. */
   attention(q: Tensor, k: Tensor, v: Tensor, options?: AttentionOptions): AttentionResult

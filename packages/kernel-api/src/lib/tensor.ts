@@ -31,6 +31,9 @@ export interface Tensor {
  */
 export type PackedFormat = 'uint4' | 'float8_e4m3'
 
+/** Elements along K that share a scale in `uint4` unless asked otherwise. */
+export const defaultGroupSize = 64
+
 /** A frozen weight [N, K] whose elements take less than 16 bits. A backend may expand it once per use. */
 export interface PackedWeight {
   readonly format: PackedFormat

@@ -13,6 +13,7 @@ import { linear, linearGrad } from './kernels/linear/linear.ts'
 import { loss, lossGrad } from './kernels/loss/loss.ts'
 import { layerNorm, layerNormGrad, rmsNorm, rmsNormGrad } from './kernels/norm/norm.ts'
 import { applyPointwise, geluGrad } from './kernels/pointwise/pointwise.ts'
+import { quantize } from './kernels/quantize/quantize.ts'
 import { rope } from './kernels/rope/rope.ts'
 import { concat, permute, slice } from './kernels/strided-copy/strided-copy.ts'
 import { sumSquares } from './kernels/sum-squares/sum-squares.ts'
@@ -24,6 +25,8 @@ export function createOps(run: Runner): Ops {
     linear: (x, weight, options) => run.scope(() => linear(run, x, weight, options)),
     linearGrad: (dy, x, weight, options) =>
       run.scope(() => linearGrad(run, dy, x, weight, options)),
+    quantize: (weight, format, options) =>
+      run.scope(() => quantize(run, weight, format, options)),
     attention: (q, k, v, options) => run.scope(() => attention(run, q, k, v, options)),
     attentionGrad: (dout, saved, options) =>
       run.scope(() => attentionGrad(run, dout, saved, options)),

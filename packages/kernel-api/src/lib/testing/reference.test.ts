@@ -159,4 +159,39 @@ describe('the references agree with numbers worked by hand', () => {
       1, 2, 3, 1, 4, 5, 6, 4,
     ])
   })
+
+  test('uint4: groups around zero, ties to even, and bf16 as torch rounds it', () => {
+    const w = [-3, -2, 0.25, 0.75, 1, 2, 3, 4.5]
+    const exact = reference.quantizeUint4(refArray([1, 8], w), 8, false)
+    expect([exact.scales.data[0], exact.zeros!.data[0]]).toEqual([0.5, 6])
+    expect([...exact.codes.data]).toEqual([0, 2, 6, 8, 8, 10, 12, 15])
+    expect([...reference.dequantize(exact).data]).toEqual([-3, -2, 0, 1, 1, 2, 3, 4.5])
+    // A group of one sign keeps zero at an end; one of nothing has the smallest scale.
+    const positive = reference.quantizeUint4(
+      refArray([2, 8], [...w.map(Math.abs), ...Array(8).fill(0)]),
+      8,
+      false,
+    )
+    expect([...positive.zeros!.data]).toEqual([0, 0])
+    expect(positive.scales.data[1]).toBe(2 ** -23)
+    expect([...positive.codes.data.slice(8)]).toEqual(Array(8).fill(0))
+    // 1/15 is 0x3d888889: 0x3d89 in bf16; its inverse 14.9489 is 14.9375.
+    const brain = reference.quantizeUint4(refArray([1, 8], [0, 1, 0.5, 0, 0, 0, 0, 0]), 8, true)
+    expect(brain.scales.data[0]).toBe(0.06689453125)
+    expect([...brain.codes.data]).toEqual([0, 15, 7, 0, 0, 0, 0, 0])
+  })
+
+  test('float8: the largest of a row is 448, ties go to even, subnormals are kept', () => {
+    const w = refArray(
+      [2, 8],
+      [448, -17, 19, 2 ** -9, -(2 ** -10), 2.5 * 2 ** -9, 450, 0.4, ...Array(8).fill(0)],
+    )
+    w.data[6] = -448
+    const { codes, scales } = reference.quantizeFloat8(w, false)
+    expect([...scales.data]).toEqual([1, 1])
+    const values = [...codes.data].map(reference.e4m3)
+    // Between 16 and 18, 18 and 20: the codes are 2 apart there.
+    expect(values.slice(0, 8)).toEqual([448, -16, 20, 2 ** -9, -0, 2 ** -8, -448, 0.40625])
+    expect(codes.data[0]).toBe(0x7e)
+  })
 })

@@ -3,6 +3,7 @@
 //
 // Axes as in ops.ts. Optional inputs are undefined when absent.
 
+import { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from '../half-floats.ts'
 import type { AdamWOptions, LossKind } from '../ops.ts'
 import { numElements } from '../tensor.ts'
 
@@ -92,6 +93,98 @@ export function linearGrad(
     return { da: outerSum(du, x), db: scaled(outerSum(dy, linear(x, a)), scale) }
   })
   return { dx: { ...dx, shape: x.shape }, adapters: grads }
+}
+
+/** A packed weight with its codes as plain numbers [N, K]: 0 to 15, or the 8 bits of e4m3. */
+export interface RefPackedWeight {
+  codes: RefArray
+  /** [N, groups], or [N] for float8. */
+  scales: RefArray
+  zeros?: RefArray
+}
+
+const roundF16 = (value: number) => f32FromF16(f16FromF32([value]))[0]!
+const roundBf16 = (value: number) => f32FromBf16(bf16FromF32([value]))[0]!
+
+/** Nearest integer, ties to even. */
+function rint(value: number): number {
+  const below = Math.floor(value)
+  const above = value - below
+  return above < 0.5 || (above === 0.5 && below % 2 === 0) ? below : below + 1
+}
+
+const clamp = (value: number, low: number, high: number) => Math.min(Math.max(value, low), high)
+
+/** The arithmetic of `Ops.quantize` for uint4; every step rounded to f32, and to bf16 where R says so. */
+export function quantizeUint4(w: RefArray, groupSize: number, isBf16: boolean): RefPackedWeight {
+  const [N, K] = w.shape as [number, number]
+  const R = (value: number) => (isBf16 ? roundBf16(Math.fround(value)) : Math.fround(value))
+  const groups = K / groupSize
+  const codes = refArray(w.shape)
+  const scales = refArray([N, groups])
+  const zeros = refArray([N, groups])
+  for (let g = 0; g < N * groups; g++) {
+    const group = w.data.subarray(g * groupSize, (g + 1) * groupSize)
+    const low = group.reduce((a, b) => Math.min(a, b), 0)
+    const high = group.reduce((a, b) => Math.max(a, b), 0)
+    const scale = roundF16(Math.max(R(R(high - low) / 15), 2 ** -23))
+    const zero = clamp(-rint(R(low / scale)), 0, 15)
+    const inverse = R(1 / scale)
+    group.forEach((value, k) => {
+      codes.data[g * groupSize + k] = clamp(rint(R(value * inverse)) + zero, 0, 15)
+    })
+    scales.data[g] = scale
+    zeros.data[g] = zero
+  }
+  return { codes, scales, zeros }
+}
+
+/** The arithmetic of `Ops.quantize` for float8_e4m3. */
+export function quantizeFloat8(w: RefArray, isBf16: boolean): RefPackedWeight {
+  const [N, K] = w.shape as [number, number]
+  const R = (value: number) => (isBf16 ? roundBf16(Math.fround(value)) : Math.fround(value))
+  const codes = refArray(w.shape)
+  const scales = refArray([N])
+  for (let n = 0; n < N; n++) {
+    const row = w.data.subarray(n * K, (n + 1) * K)
+    const largest = row.reduce((a, b) => Math.max(a, Math.abs(b)), 0)
+    const scale = R(largest / 448) || 1
+    row.forEach((value, k) => (codes.data[n * K + k] = nearestE4m3(R(value / scale))))
+    scales.data[n] = scale
+  }
+  return { codes, scales }
+}
+
+/** What a packed weight stands for. */
+export function dequantize({ codes, scales, zeros }: RefPackedWeight): RefArray {
+  const perScale = codes.data.length / scales.data.length
+  return refArray(
+    codes.shape,
+    codes.data.map((code, i) => {
+      const group = Math.floor(i / perScale)
+      return (zeros ? code - zeros.data[group]! : e4m3(code)) * scales.data[group]!
+    }),
+  )
+}
+
+/** Value of a float8 E4M3 code that is not NaN. */
+export function e4m3(code: number): number {
+  const exponent = (code >> 3) & 15
+  const fraction = (code & 7) / 8
+  const magnitude = exponent ? (1 + fraction) * 2 ** (exponent - 7) : fraction * 2 ** -6
+  return code & 0x80 ? -magnitude : magnitude
+}
+
+const e4m3Values = Float64Array.from({ length: 0x7f }, (_, code) => e4m3(code))
+
+/** The code nearest to a number, the even one on a tie, the largest past the end. */
+function nearestE4m3(value: number): number {
+  const magnitude = Math.min(Math.abs(value), 448)
+  const above = e4m3Values.findIndex((candidate) => candidate >= magnitude)
+  const below = Math.max(above - 1, 0)
+  const [up, down] = [e4m3Values[above]! - magnitude, magnitude - e4m3Values[below]!]
+  const nearest = up < down || (up === down && above % 2 === 0) ? above : below
+  return value < 0 ? nearest | 0x80 : nearest
 }
 
 export interface RefAttentionOptions {

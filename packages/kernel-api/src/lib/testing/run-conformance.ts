@@ -7,6 +7,7 @@ import { layoutCases } from './cases/layout-cases.ts'
 import { linearCases } from './cases/linear-cases.ts'
 import { normCases } from './cases/norm-cases.ts'
 import { pointwiseCases } from './cases/pointwise-cases.ts'
+import { quantizeCases } from './cases/quantize-cases.ts'
 import { trainingCases } from './cases/training-cases.ts'
 import type { ComputeDType, ConformanceCase } from './conformance-case.ts'
 
@@ -24,6 +25,7 @@ export interface ConformanceOptions {
 export function conformanceCases(dtypes: readonly ComputeDType[]): ConformanceCase[] {
   return [
     ...linearCases(dtypes),
+    ...quantizeCases(),
     ...attentionCases(dtypes),
     ...normCases(dtypes),
     ...pointwiseCases(dtypes),

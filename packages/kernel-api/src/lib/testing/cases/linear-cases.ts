@@ -10,7 +10,7 @@ import {
   type ConformanceCase,
 } from '../conformance-case.ts'
 import * as reference from '../reference.ts'
-import { refArray, type RefAdapter } from '../reference.ts'
+import { e4m3, refArray, type RefAdapter } from '../reference.ts'
 
 interface LinearRow {
   /** Leading axes of x. */
@@ -188,13 +188,6 @@ function drawPacked(inputs: Inputs, { format, K, O, groupSize = K, scales: dtype
   const words = new Uint32Array(codes.length / perWord)
   codes.forEach((code, i) => (words[Math.floor(i / perWord)]! |= code << (bits * (i % perWord))))
   return { words: refArray([O, K / perWord], words), scales, zeros, weight }
-}
-
-function e4m3(code: number): number {
-  const exponent = (code >> 3) & 15
-  const fraction = (code & 7) / 8
-  const magnitude = exponent ? (1 + fraction) * 2 ** (exponent - 7) : fraction * 2 ** -6
-  return code & 0x80 ? -magnitude : magnitude
 }
 
 function packedCase(row: PackedRow, dtype: ComputeDType): ConformanceCase {
