@@ -1,4 +1,4 @@
-import type { Device, Ops, Tensor } from '@kinora/kernel-api'
+import type { CheckpointOptions, Device, Ops, Tensor } from '@kinora/kernel-api'
 import { trainerErrors } from '../errors.ts'
 import { describeOps, type Call, type OutputGrad } from './rules.ts'
 
@@ -97,9 +97,9 @@ class RecordingTape implements Tape {
     this.#replay = replay
     this.ops = describeOps(device, (call) => this.#perform(call), {
       scope: (fn) => device.scope(fn),
-      checkpoint: (fn, inputs, { keep = [] } = {}) =>
+      checkpoint: (fn, inputs, options = {}) =>
         this.#checkpoints && !replay
-          ? this.#checkpoint(fn, inputs, keep)
+          ? this.#checkpoint(fn, inputs, options)
           : device.scope(() => fn(this.ops, ...inputs)),
     })
   }
@@ -135,7 +135,7 @@ class RecordingTape implements Tape {
   #checkpoint(
     fn: (ops: Ops, ...inputs: Tensor[]) => Tensor,
     inputs: readonly Tensor[],
-    keep: readonly string[],
+    { keep = [], firstInputAs }: CheckpointOptions,
   ): Tensor {
     const device = this.#device
     const steps: Step[] = []
@@ -165,6 +165,12 @@ class RecordingTape implements Tape {
     const outside = [...new Set([...inputs, ...steps.flatMap((step) => step.reads)])].filter(
       (tensor) => !made.has(tensor),
     )
+    const [firstInput] = inputs
+    const rounded =
+      firstInputAs && firstInput?.dtype === 'f32'
+        ? device.scope(() => device.retain(device.ops.cast(firstInput, firstInputAs)))
+        : undefined
+    const saved = [...outside.filter((tensor) => !rounded || tensor !== firstInput), ...kept]
     const passes: number[] = []
     let again: RecordingTape | undefined
     // A block that returns what it was given has nothing to go back through.
@@ -175,14 +181,21 @@ class RecordingTape implements Tape {
           inputs: outside,
           constants: [],
           run: () => [result],
-          saves: () => [...outside, ...kept],
+          saves: () => (rounded ? [...saved, rounded] : saved),
           grad: ([dout], needs) => {
-            const wanted = outside.filter((_, i) => needs[i])
+            const now = rounded
+              ? outside.map((tensor) =>
+                  tensor === firstInput ? device.ops.cast(rounded, 'f32') : tensor,
+                )
+              : outside
+            const wanted = now.filter((_, i) => needs[i])
             const second = new RecordingTape(device, { watch: wanted }, planReplay(steps))
             again = second
-            const output = device.scope(() => fn(second.ops, ...inputs))
+            const output = device.scope(() =>
+              fn(second.ops, ...inputs.map((input) => now[outside.indexOf(input)] ?? input)),
+            )
             const grads = second.backward([{ tensor: output, grad: dout! }], wanted)
-            return outside.map((tensor, i) => {
+            return now.map((tensor, i) => {
               if (grads.has(tensor) && !second.#slots.get(tensor)!.exclusive) passes.push(i)
               return grads.get(tensor)
             })
@@ -195,6 +208,7 @@ class RecordingTape implements Tape {
     }
     // Keeping took a reference of its own; the node, if there is one, has another.
     for (const tensor of kept) device.release(tensor)
+    if (rounded) device.release(rounded)
     return result
   }
 

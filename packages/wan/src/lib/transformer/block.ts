@@ -65,30 +65,23 @@ export function transformerBlock(
       dtype: compute,
     })
 
-  let x = x_BNC
-  x = ops.gatedAdd(
-    x,
-    selfAttention(
-      ops,
-      modulated(x, scale1, shift1),
-      cos_ND,
-      sin_ND,
-      weights.selfAttention,
-      settings,
-    ),
-    gate1,
-  )
-  x = ops.gatedAdd(
-    x,
-    crossAttention(
-      ops,
-      ops.layerNorm(x, { eps, ...weights.crossNorm, dtype: compute }),
-      context_BLC,
-      weights.crossAttention,
-      settings,
-    ),
-  )
-  return ops.gatedAdd(x, feedForward(ops, modulated(x, scale2, shift2), weights, settings), gate2)
+  // Each part in a scope of its own: a long clip's values are large, and the next part needs none of them.
+  const x1_BNC = ops.scope(() => {
+    const y = modulated(x_BNC, scale1, shift1)
+    const attended = selfAttention(ops, y, cos_ND, sin_ND, weights.selfAttention, settings)
+    return ops.gatedAdd(x_BNC, attended, gate1)
+  })
+  const x2_BNC = ops.scope(() => {
+    const y = ops.layerNorm(x1_BNC, { eps, ...weights.crossNorm, dtype: compute })
+    return ops.gatedAdd(
+      x1_BNC,
+      crossAttention(ops, y, context_BLC, weights.crossAttention, settings),
+    )
+  })
+  return ops.scope(() => {
+    const y = modulated(x2_BNC, scale2, shift2)
+    return ops.gatedAdd(x2_BNC, feedForward(ops, y, weights, settings), gate2)
+  })
 }
 
 /** q and k are normalised over all heads at once, then rotated. */

@@ -1,0 +1,281 @@
+// One training step of a Wan 2.2 expert with random weights: forward, backward and update of a LoRA on the ten linears of
+// each block, as trainer-core does it, at sizes of the real model on any adapter.
+//
+//   node step.mjs [--cases=512x512x41,…] [--layers=40] [--rank=16] [--quantize=uint4] [--keep=attn1,…|all|none]
+//                 [--block-inputs=f16|f32] [--repeat=3] [--profile] [--json=FILE]
+//
+// Prints a line a case: tokens, seconds (median), TFLOP/s, peak device memory. `--profile` adds the time of each kernel.
+import { writeFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+
+import { normals, numElements, type Device, type Tensor } from '@kinora/kernel-api'
+import { createTape } from '@kinora/trainer-core'
+import {
+  createLora,
+  createTransformer,
+  parseTransformerConfig,
+  uploadLora,
+  type WeightSource,
+} from '@kinora/wan'
+import { openDevice } from '@kinora/wgpu-kernels/node'
+
+const { values: flags } = parseArgs({
+  options: {
+    cases: { type: 'string', default: '512x512x41' },
+    layers: { type: 'string', default: '40' },
+    heads: { type: 'string', default: '40' },
+    'head-dim': { type: 'string', default: '128' },
+    ffn: { type: 'string', default: '13824' },
+    'text-dim': { type: 'string', default: '4096' },
+    'text-length': { type: 'string', default: '512' },
+    rank: { type: 'string', default: '16' },
+    quantize: { type: 'string', default: '' },
+    keep: { type: 'string', default: 'attn1' },
+    'block-inputs': { type: 'string', default: 'f16' },
+    repeat: { type: 'string', default: '3' },
+    profile: { type: 'boolean', default: false },
+    json: { type: 'string' },
+  },
+})
+const count = (
+  name: 'layers' | 'heads' | 'head-dim' | 'ffn' | 'text-dim' | 'text-length' | 'rank' | 'repeat',
+): number => Number(flags[name])
+
+/** Everything of a block that a gradient or a later op reads, where memory allows. */
+const everything = [
+  'attn1',
+  'attn2',
+  'attn1.to_q',
+  'attn1.to_k',
+  'attn1.to_v',
+  'attn1.to_out.0',
+  'attn2.to_q',
+  'attn2.to_k',
+  'attn2.to_v',
+  'attn2.to_out.0',
+  'ffn.net.0.proj',
+]
+
+/** Random weights made on the device: speed does not depend on their values. */
+class RandomWeights implements WeightSource {
+  readonly #shapes: ReadonlyMap<string, readonly number[]>
+  readonly #device: Device
+  readonly #pools = new Map<string, Tensor>()
+
+  constructor(shapes: ReadonlyMap<string, readonly number[]>, device: Device) {
+    this.#shapes = shapes
+    this.#device = device
+  }
+
+  has(name: string): boolean {
+    return this.#shapes.has(name)
+  }
+
+  load(name: string, device: Device, dtype: 'f32' | 'f16'): Promise<Tensor> {
+    const shape = this.#shapes.get(name)!
+    const kept = device.scope(() => {
+      const pool = this.#pool(dtype)
+      const n = numElements(shape)
+      const parts = Array.from({ length: Math.ceil(n / POOL) }, (_, i) =>
+        device.ops.slice(pool, 0, 0, Math.min(POOL, n - i * POOL)),
+      )
+      const whole = parts.length > 1 ? device.ops.concat(parts, 0) : parts[0]!
+      return device.retain(device.ops.reshape(whole, shape))
+    })
+    return Promise.resolve(kept)
+  }
+
+  #pool(dtype: 'f32' | 'f16'): Tensor {
+    let pool = this.#pools.get(dtype)
+    if (!pool) {
+      const f32 = this.#device.upload(
+        normals(7, 0, POOL).map((value) => value * 0.02),
+        [POOL],
+        'f32',
+      )
+      pool = this.#device.retain(dtype === 'f32' ? f32 : this.#device.ops.cast(f32, 'f16'))
+      this.#pools.set(dtype, pool)
+    }
+    return pool
+  }
+}
+const POOL = 1 << 22
+
+function shapesOf(
+  config: ReturnType<typeof parseTransformerConfig>,
+): Map<string, readonly number[]> {
+  const dim = config.numHeads * config.headDim
+  const shapes = new Map<string, readonly number[]>()
+  const linear = (name: string, out: number, input: number): void => {
+    shapes.set(`${name}.weight`, [out, input])
+    shapes.set(`${name}.bias`, [out])
+  }
+  shapes.set('patch_embedding.weight', [dim, config.inChannels, ...config.patchSize])
+  shapes.set('patch_embedding.bias', [dim])
+  linear('condition_embedder.time_embedder.linear_1', dim, config.freqDim)
+  linear('condition_embedder.time_embedder.linear_2', dim, dim)
+  linear('condition_embedder.time_proj', 6 * dim, dim)
+  linear('condition_embedder.text_embedder.linear_1', dim, config.textDim)
+  linear('condition_embedder.text_embedder.linear_2', dim, dim)
+  shapes.set('scale_shift_table', [1, 2, dim])
+  linear('proj_out', 4 * config.outChannels, dim)
+  for (let n = 0; n < config.numLayers; n++) {
+    const block = `blocks.${n}`
+    for (const attention of ['attn1', 'attn2']) {
+      for (const part of ['to_q', 'to_k', 'to_v', 'to_out.0'])
+        linear(`${block}.${attention}.${part}`, dim, dim)
+      shapes.set(`${block}.${attention}.norm_q.weight`, [dim])
+      shapes.set(`${block}.${attention}.norm_k.weight`, [dim])
+    }
+    shapes.set(`${block}.norm2.weight`, [dim])
+    shapes.set(`${block}.norm2.bias`, [dim])
+    linear(`${block}.ffn.net.0.proj`, config.ffnDim, dim)
+    linear(`${block}.ffn.net.2`, dim, config.ffnDim)
+    shapes.set(`${block}.scale_shift_table`, [1, 6, dim])
+  }
+  return shapes
+}
+
+const device = await openDevice({ profile: flags.profile })
+console.log(`${device.info.adapter}, ${device.info.driver}`)
+const compute = device.info.computeDTypes.includes('f16') ? 'f16' : 'f32'
+const config = parseTransformerConfig(
+  {
+    _class_name: 'WanTransformer3DModel',
+    patch_size: [1, 2, 2],
+    num_attention_heads: count('heads'),
+    attention_head_dim: count('head-dim'),
+    in_channels: 36,
+    out_channels: 16,
+    text_dim: count('text-dim'),
+    freq_dim: 256,
+    ffn_dim: count('ffn'),
+    num_layers: count('layers'),
+    cross_attn_norm: true,
+    qk_norm: 'rms_norm_across_heads',
+    eps: 1e-6,
+    rope_max_seq_len: 1024,
+  },
+  'bench',
+)
+const started = performance.now()
+const transformer = await createTransformer(
+  config,
+  new RandomWeights(shapesOf(config), device),
+  device,
+  {
+    compute,
+    ...(flags.quantize ? { quantize: flags.quantize } : {}),
+  } as Parameters<typeof createTransformer>[3],
+)
+await device.sync()
+const GIB = 2 ** 30
+console.log(
+  `weights: ${(device.memory().liveBytes / GIB).toFixed(2)} GiB in ${((performance.now() - started) / 1000).toFixed(1)} s`,
+)
+const lora = uploadLora(
+  device,
+  createLora(transformer.loraTargets, { rank: count('rank'), seed: 1, stream: 1 }),
+)
+const params = [...lora.adapters.values()].flatMap((list) => list.flatMap(({ a, b }) => [a, b]))
+const state = params.map(({ shape }) => ({
+  m: device.zeros(shape, 'f32'),
+  v: device.zeros(shape, 'f32'),
+}))
+
+const results: Record<string, unknown>[] = []
+for (const name of flags.cases.split(',')) {
+  const [width, height, frames] = name.split('x').map(Number) as [number, number, number]
+  const [F, H, W] = [(frames - 1) / 4 + 1, height / 8, width / 8]
+  const tokens = (F * H * W) / 4
+  const shape = [1, 36, F, H, W]
+  const keep =
+    flags.keep === 'none' ? [] : flags.keep === 'all' ? everything : flags.keep.split(',')
+  const latents = device.upload(normals(3, 1, numElements(shape)), shape, 'f32')
+  const target = device.upload(normals(3, 2, 16 * F * H * W), [1, 16, F, H, W], 'f32')
+  const text = device.upload(
+    normals(3, 3, count('text-length') * config.textDim),
+    [1, count('text-length'), config.textDim],
+    'f32',
+  )
+  device.resetPeak()
+  const seconds: number[] = []
+  const losses: number[] = []
+  for (let step = 0; step <= count('repeat'); step++) {
+    const start = performance.now()
+    const tape = createTape(device, { watch: params })
+    const loss = device.scope(() => {
+      const out = transformer.forward(
+        tape.ops,
+        { latents, timesteps: [500], text },
+        {
+          adapters: lora.adapters,
+          keep,
+          blockInputsAs: flags['block-inputs'] === 'f16' && compute === 'f16' ? 'f16' : undefined,
+        },
+      )
+      return tape.ops.loss(out, target, { kind: 'mse' })
+    })
+    const grads = tape.backward([{ tensor: loss, grad: [1024] }], params)
+    const summary = device.scope(() =>
+      device.ops.concat([loss, device.ops.sumSquares([...grads.values()])], 0),
+    )
+    const [value, squares] = (await device.read(summary)) as Float32Array
+    const norm = Math.sqrt(squares!) / 1024
+    device.ops.adamw(
+      params.map((param, i) => ({ param, grad: grads.get(param)!, ...state[i]! })),
+      {
+        learningRate: 1e-4,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weightDecay: 1e-4,
+        step: step + 1,
+        gradScale: Math.min(1, 1 / norm) / 1024,
+      },
+    )
+    device.release(summary)
+    device.release(loss)
+    tape.dispose()
+    await device.sync()
+    if (step > 0) seconds.push((performance.now() - start) / 1000)
+    losses.push(value!)
+    if (step === 0 && flags.profile) await device.takeProfile()
+  }
+  const dim = config.numHeads * config.headDim
+  const linearFlops = config.numLayers * (6 * dim * dim + 2 * dim * config.ffnDim) * 2 * tokens * 3
+  const attentionFlops = config.numLayers * 4 * tokens * tokens * dim * 4.5
+  const median = seconds.toSorted((a, b) => a - b)[Math.floor(seconds.length / 2)]!
+  const result = {
+    case: name,
+    tokens,
+    layers: config.numLayers,
+    keep: flags.keep,
+    quantize: flags.quantize || compute,
+    seconds: Number(median.toFixed(4)),
+    min: Number(Math.min(...seconds).toFixed(4)),
+    tflops: Number(((linearFlops + attentionFlops) / median / 1e12).toFixed(1)),
+    peakGiB: Number((device.memory().peakBytes / GIB).toFixed(2)),
+    pooledGiB: Number((device.memory().pooledBytes / GIB).toFixed(2)),
+    losses: losses.map((loss) => Number(loss.toPrecision(5))),
+  }
+  console.log(JSON.stringify(result))
+  results.push(result)
+  if (flags.profile) {
+    const byKernel = new Map<string, { ms: number; runs: number }>()
+    for (const { kernel, milliseconds } of await device.takeProfile()) {
+      const sum = byKernel.get(kernel) ?? { ms: 0, runs: 0 }
+      byKernel.set(kernel, { ms: sum.ms + milliseconds, runs: sum.runs + 1 })
+    }
+    const steps = count('repeat')
+    for (const [kernel, { ms, runs }] of [...byKernel].toSorted((a, b) => b[1].ms - a[1].ms)) {
+      console.log(
+        `  ${kernel.padEnd(40)} ${(ms / steps).toFixed(2).padStart(10)} ms ${Math.round(runs / steps)} runs`,
+      )
+    }
+  }
+  for (const tensor of [latents, target, text]) device.release(tensor)
+}
+if (flags.json) writeFileSync(flags.json, JSON.stringify({ device: device.info, results }, null, 2))
+device.destroy()
+process.exit(0)
