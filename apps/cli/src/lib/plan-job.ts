@@ -30,6 +30,8 @@ export function planOptions(job: TrainJob, out: string): PlanBucketsOptions {
       numFrames: dataset.num_frames,
       autoNumFrames: dataset.auto_frame_count,
       frameMode: frameMode(dataset, kinora.frame_mode),
+      // Our own modes promise the true speed, which AI Toolkit's whole steps keep only at whole ratios of frame rates.
+      ...(kinora.frame_mode ? { frameRule: 'by-time' as const } : {}),
       cropPosition: dataset.random_crop ? 'random' : 'centre',
       repeats: dataset.num_repeats,
       weight: dataset.loss_multiplier,
