@@ -7,6 +7,7 @@ import { captionClipsIter } from '@kinora/captioner'
 import { prepareClipsIter } from '@kinora/clip-prep'
 import { exportLoraIter } from '@kinora/exporter'
 import type { DeviceInfo } from '@kinora/kernel-api'
+import type { Expert } from '@kinora/lora-files'
 import { checkFfmpeg } from '@kinora/media'
 import {
   lockFolder,
@@ -125,12 +126,19 @@ export async function* demoIter(
     if (numDone === losses.length) phases.reuse('train')
 
     const loras: string[] = []
-    for (const file of Object.values(files)) {
+    for (const [expert, file] of Object.entries(files) as [Expert, string][]) {
       const target = join(out, basename(file))
       yield* phases.run(
         'export',
         exportLoraIter(
-          { sources: [file], out: target, layout: 'comfyui', dtype: 'f32', base: checkpointFolder },
+          {
+            sources: [file],
+            out: target,
+            layout: 'comfyui',
+            dtype: 'f32',
+            expert,
+            base: checkpointFolder,
+          },
           { signal },
         ),
       )
