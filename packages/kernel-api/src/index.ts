@@ -5,6 +5,7 @@ export type {
   MemoryUse,
   OpenDevice,
   OpenDeviceOptions,
+  ParkedTensor,
 } from './lib/device.ts'
 export { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from './lib/half-floats.ts'
 export type {

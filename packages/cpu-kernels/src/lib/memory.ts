@@ -6,6 +6,7 @@ import {
   numElements,
   type DType,
   type MemoryUse,
+  type ParkedTensor,
   type Tensor,
 } from '@kinora/kernel-api'
 import { cpuKernelsErrors } from './errors.ts'
@@ -25,6 +26,12 @@ interface Storage {
   readonly array: StorageArray
   /** Live tensors over this storage. */
   tensors: number
+}
+
+interface ParkedCopy {
+  readonly array: StorageArray
+  /** Whose it is; nobody's when it was discarded. */
+  memory: Memory | undefined
 }
 
 class CpuTensor implements Tensor {
@@ -55,6 +62,7 @@ export class Memory {
   #liveBytes = 0
   #peakBytes = 0
   #pooledBytes = 0
+  #parkedBytes = 0
   #destroyed = false
 
   constructor(precision: 'f32' | 'f64') {
@@ -110,6 +118,31 @@ export class Memory {
     this.#dropOwner(this.#own('release', tensor))
   }
 
+  /** A copy of a tensor's numbers that no scope owns. */
+  park(tensor: Tensor): ParkedTensor {
+    const { shape, dtype, handle } = this.#own('park', tensor)
+    const parked: ParkedCopy = { array: handle.array.slice(), memory: this }
+    this.#parkedBytes += parked.array.byteLength
+    return { shape, dtype, handle: parked }
+  }
+
+  unpark(parked: ParkedTensor, into: Tensor): void {
+    const array = this.#ownCopy('unpark', parked)
+    const target = this.#own('unpark', into)
+    if (describe(into) !== `[${parked.shape.join(', ')}] ${parked.dtype}`) {
+      throw cpuKernelsErrors.BAD_ARGUMENT(
+        'unpark',
+        `a parked [${parked.shape.join(', ')}] ${parked.dtype} does not fit ${describe(into)}`,
+      )
+    }
+    target.handle.array.set(array as Float32Array)
+  }
+
+  discard(parked: ParkedTensor): void {
+    this.#parkedBytes -= this.#ownCopy('discard', parked).byteLength
+    ;(parked.handle as ParkedCopy).memory = undefined
+  }
+
   scope<T>(fn: () => T): T {
     this.#checkAlive('scope')
     const own = new Set<CpuTensor>()
@@ -139,6 +172,7 @@ export class Memory {
       liveBytes: this.#liveBytes,
       peakBytes: this.#peakBytes,
       pooledBytes: this.#pooledBytes,
+      parkedBytes: this.#parkedBytes,
     }
   }
 
@@ -151,6 +185,7 @@ export class Memory {
     this.#pool.clear()
     this.#liveBytes = 0
     this.#pooledBytes = 0
+    this.#parkedBytes = 0
   }
 
   #checkAlive(op: string): void {
@@ -164,6 +199,16 @@ export class Memory {
     }
     if (tensor.owners === 0) throw cpuKernelsErrors.FREED_TENSOR(op, describe(tensor))
     return tensor
+  }
+
+  #ownCopy(op: string, { handle, shape, dtype }: ParkedTensor): StorageArray {
+    this.#checkAlive(op)
+    const { array, memory } = handle as ParkedCopy
+    if (memory === undefined) {
+      throw cpuKernelsErrors.FREED_TENSOR(op, `[${shape.join(', ')}] ${dtype}, parked`)
+    }
+    if (memory !== this) throw cpuKernelsErrors.FOREIGN_TENSOR(op)
+    return array
   }
 
   #adopt(tensor: CpuTensor): Tensor {

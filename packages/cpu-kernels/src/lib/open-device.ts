@@ -9,6 +9,7 @@ import {
   type HostArray,
   type MemoryUse,
   type OpenDeviceOptions,
+  type ParkedTensor,
   type Tensor,
 } from '@kinora/kernel-api'
 import { CpuOps } from './cpu-ops.ts'
@@ -121,6 +122,22 @@ class Cpu implements CpuDevice {
 
   scope<T>(fn: () => T): T {
     return this.#memory.scope(fn)
+  }
+
+  park(tensor: Tensor): Promise<ParkedTensor> {
+    try {
+      return Promise.resolve(this.#memory.park(tensor))
+    } catch (error) {
+      return Promise.reject(error as Error)
+    }
+  }
+
+  unpark(parked: ParkedTensor, into: Tensor): void {
+    this.#memory.unpark(parked, into)
+  }
+
+  discard(parked: ParkedTensor): void {
+    this.#memory.discard(parked)
   }
 
   memory(): MemoryUse {

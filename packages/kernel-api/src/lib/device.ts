@@ -27,6 +27,16 @@ export interface MemoryUse {
   peakBytes: number
   /** Bytes the device holds for reuse, live ones not counted. */
   pooledBytes: number
+  /** Bytes of host memory that hold parked tensors. */
+  parkedBytes: number
+}
+
+/** A tensor's content in host memory, from where the device fetches it by itself. */
+export interface ParkedTensor {
+  readonly shape: readonly number[]
+  readonly dtype: DType
+  /** The backend's own. */
+  readonly handle: unknown
 }
 
 /**
@@ -58,6 +68,16 @@ export interface Device {
   release(tensor: Tensor): void
   /** As `ops.scope`. */
   scope<T>(fn: () => T): T
+
+  /** Copies a tensor to host memory. The tensor stays what it was and must live until the promise settles. */
+  park(tensor: Tensor): Promise<ParkedTensor>
+  /**
+   * Queues the copy back, over the content of a tensor of the same shape and dtype. Work queued before it sees the old content;
+   * the host does not wait, and where the adapter can copy while it computes, it does.
+   */
+  unpark(parked: ParkedTensor, into: Tensor): void
+  /** Frees a parked copy. */
+  discard(parked: ParkedTensor): void
 
   memory(): MemoryUse
   resetPeak(): void

@@ -28,6 +28,11 @@ export const wgpuErrors = defineErrors('WGPU', {
       `The device has no room for a buffer of ${mib(asked)}; ${mib(live)} are in use and ${mib(pooled)} are kept for reuse.`,
     fix: 'Lower the resolution, the frame count or the batch size, keep fewer weights on the device, or choose a packed weight format.',
   },
+  HOST_OUT_OF_MEMORY: {
+    message: (asked: number, parked: number) =>
+      `The host has no room to park a tensor of ${mib(asked)}; ${mib(parked)} are parked.`,
+    fix: 'Park less (offload fewer layers, or one expert), choose a packed weight format, or free host memory.',
+  },
   BUFFER_TOO_LARGE: {
     message: (asked: number, limit: number) =>
       `A tensor of ${mib(asked)} was asked for; this adapter's largest buffer is ${mib(limit)}.`,

@@ -307,6 +307,39 @@ function declareLifetimes({ device, it }: ConformanceOptions): void {
     }
   })
 
+  it('a parked tensor comes back as it was, into other storage, and what is queued before sees the old content', async () => {
+    const before = device.memory()
+    const words = Uint32Array.from({ length: 1001 }, (_, i) => Math.imul(i, 0x9e3779b1))
+    const halves = f16FromF32(Float32Array.from({ length: 333 }, (_, i) => i / 7 - 20))
+    const first = device.upload(words, [7, 143], 'u32')
+    const second = device.upload(halves, [333], 'f16')
+    const [parkedWords, parkedHalves] = await Promise.all([device.park(first), device.park(second)])
+    const parked = device.memory().parkedBytes - before.parkedBytes
+    if (parked < 4 * 1001 + 2 * 333) throw new Error(`Only ${parked} bytes count as parked.`)
+    device.release(first)
+    device.release(second)
+    expectLive(before.liveBytes, 'after the tensors were parked and released')
+    const target = device.upload(new Float32Array(1001).fill(3), [1001], 'f32')
+    const old = ops.affine(target, { scale: 2 })
+    device.release(target)
+    const backWords = device.zeros([7, 143], 'u32')
+    const backHalves = device.zeros([333], 'f16')
+    const wide = ops.cast(backHalves, 'f32')
+    device.unpark(parkedWords, backWords)
+    device.unpark(parkedHalves, backHalves)
+    // Twice: a parked copy stays.
+    device.unpark(parkedHalves, backHalves)
+    device.discard(parkedWords)
+    device.discard(parkedHalves)
+    expectSame(await readAndRelease(device, old), new Float32Array(1001).fill(6))
+    expectSame(await readAndRelease(device, wide), new Float32Array(333))
+    expectSame(await readAndRelease(device, backWords), words)
+    expectSame(await readAndRelease(device, backHalves), f32FromF16(halves))
+    if (device.memory().parkedBytes !== before.parkedBytes) {
+      throw new Error('Discarded copies are counted as parked.')
+    }
+  })
+
   it('memory tells the peak since it was reset', async () => {
     const before = live()
     device.resetPeak()

@@ -14,10 +14,17 @@ import {
 
 interface Storage {
   readonly bytes: number
+  /** Live tensors over it: several where `reshape` was used. */
+  tensors: number
+}
+
+/** What a tensor's handle is. It has an owner for the scope it belongs to, and one for each `retain`. */
+interface Counted {
+  readonly storage: Storage
   owners: number
 }
 
-const storageOf = (tensor: Tensor): Storage => tensor.handle as Storage
+const countedOf = (tensor: Tensor): Counted => tensor.handle as Counted
 
 /** Every tensor of a scope's result: a tensor, or any nesting of arrays, maps and plain objects of them. */
 function* tensorsIn(value: unknown): Generator<Tensor> {
@@ -32,37 +39,46 @@ function* tensorsIn(value: unknown): Generator<Tensor> {
 
 /** A device that counts bytes. Reading from it gives zeros. Scratch memory inside an op is a backend's own and not counted. */
 export function createCountingDevice(): Device {
-  const scopes: Storage[][] = []
+  const scopes: Counted[][] = []
   let live = 0
   let peak = 0
+  let parked = 0
 
-  function allocate(shape: readonly number[], dtype: DType): Tensor {
-    const storage: Storage = { bytes: numElements(shape) * bytesPerElement[dtype], owners: 1 }
-    live += storage.bytes
-    peak = Math.max(peak, live)
-    scopes.at(-1)?.push(storage)
-    return { shape, dtype, handle: storage }
+  function adopt(storage: Storage, shape: readonly number[], dtype: DType): Tensor {
+    const counted: Counted = { storage, owners: 1 }
+    storage.tensors++
+    scopes.at(-1)?.push(counted)
+    return { shape, dtype, handle: counted }
   }
 
-  function drop(storage: Storage): void {
-    storage.owners--
-    if (storage.owners === 0) live -= storage.bytes
-    if (storage.owners < 0) throw new Error('A tensor was released more often than it was owned.')
+  function allocate(shape: readonly number[], dtype: DType): Tensor {
+    const bytes = numElements(shape) * bytesPerElement[dtype]
+    live += bytes
+    peak = Math.max(peak, live)
+    return adopt({ bytes, tensors: 0 }, shape, dtype)
+  }
+
+  function drop(counted: Counted): void {
+    counted.owners--
+    if (counted.owners < 0) throw new Error('A tensor was released more often than it was owned.')
+    if (counted.owners > 0) return
+    counted.storage.tensors--
+    if (counted.storage.tensors === 0) live -= counted.storage.bytes
   }
 
   function scope<T>(fn: () => T): T {
-    const own: Storage[] = []
+    const own: Counted[] = []
     scopes.push(own)
-    let kept: ReadonlySet<Storage> = new Set()
+    let kept: ReadonlySet<Counted> = new Set()
     try {
       const result = fn()
-      kept = new Set(Array.from(tensorsIn(result), storageOf))
+      kept = new Set(Array.from(tensorsIn(result), countedOf))
       return result
     } finally {
       scopes.pop()
-      for (const storage of own) {
-        if (kept.has(storage)) scopes.at(-1)?.push(storage)
-        else drop(storage)
+      for (const counted of own) {
+        if (kept.has(counted)) scopes.at(-1)?.push(counted)
+        else drop(counted)
       }
     }
   }
@@ -126,7 +142,7 @@ export function createCountingDevice(): Device {
     embedding: (table, ids, options = {}) =>
       allocate([...ids.shape, table.shape[1]!], options.dtype ?? table.dtype),
     cast: (x, dtype) => (dtype === x.dtype ? x : like(x, dtype)),
-    reshape: (x, shape) => ({ shape, dtype: x.dtype, handle: x.handle }),
+    reshape: (x, shape) => adopt(countedOf(x).storage, shape, x.dtype),
     permute: (x, axes) =>
       allocate(
         axes.map((axis) => x.shape[axis]!),
@@ -169,12 +185,21 @@ export function createCountingDevice(): Device {
     read: (tensor) => Promise.resolve(new Float32Array(numElements(tensor.shape))),
     sync: () => Promise.resolve(),
     retain(tensor) {
-      storageOf(tensor).owners++
+      countedOf(tensor).owners++
       return tensor
     },
-    release: (tensor) => drop(storageOf(tensor)),
+    release: (tensor) => drop(countedOf(tensor)),
     scope,
-    memory: () => ({ liveBytes: live, peakBytes: peak, pooledBytes: 0 }),
+    park({ shape, dtype }) {
+      const bytes = numElements(shape) * bytesPerElement[dtype]
+      parked += bytes
+      return Promise.resolve({ shape, dtype, handle: bytes })
+    },
+    unpark: () => {},
+    discard({ handle }) {
+      parked -= handle as number
+    },
+    memory: () => ({ liveBytes: live, peakBytes: peak, pooledBytes: 0, parkedBytes: parked }),
     resetPeak: () => {
       peak = live
     },

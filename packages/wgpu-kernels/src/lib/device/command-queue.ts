@@ -132,6 +132,12 @@ export class CommandQueue {
     )
   }
 
+  /** Records a copy over the beginning of a pooled buffer. `sizeBytes` is a multiple of 4. */
+  copyIn(source: GPUBuffer, target: PooledBuffer, sizeBytes: number): void {
+    target.lastBatch = this.#batch
+    this.#openEncoder().copyBufferToBuffer(source, 0, target.buffer, 0, sizeBytes)
+  }
+
   /** Fills the first bytes of a buffer with zeros. `sizeBytes` is a multiple of 4. */
   clear(target: PooledBuffer, sizeBytes: number): void {
     target.lastBatch = this.#batch

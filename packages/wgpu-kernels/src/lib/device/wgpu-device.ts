@@ -9,6 +9,7 @@ import {
   type HostArray,
   type MemoryUse,
   type Ops,
+  type ParkedTensor,
   type Tensor,
 } from '@kinora/kernel-api'
 
@@ -28,6 +29,7 @@ import {
   type KernelTime,
 } from './command-queue.ts'
 import { BufferUsage, MapMode } from './gpu-constants.ts'
+import { ParkedMemory } from './parked-memory.ts'
 
 export interface CreateDeviceOptions {
   /** Why this adapter was chosen, for `info.reason`. */
@@ -38,6 +40,8 @@ export interface CreateDeviceOptions {
   profile?: boolean | undefined
   /** Lowers the adapter's binding limit, in bytes: tests reach the windowed paths with it. */
   maxBindingBytes?: number | undefined
+  /** Wraps every promise the device waits for: where a door sees to it that waiting is cheap. */
+  waiting?: (<T>(promise: Promise<T>) => Promise<T>) | undefined
   /** Called when the device is destroyed: where a door drops what it kept alive. */
   onDestroy?: (() => void) | undefined
 }
@@ -56,6 +60,7 @@ export class WgpuDevice implements Device {
   readonly #queue: CommandQueue
   readonly #lifetimes: Lifetimes
   readonly #runner: Runner
+  readonly #parked: ParkedMemory
   /** Checks whose answer is not in yet. */
   readonly #checks = new Set<Promise<void>>()
   readonly #errors: Error[] = []
@@ -107,6 +112,7 @@ export class WgpuDevice implements Device {
       assertUsable: () => this.#assertUsable(),
       watch,
     })
+    this.#parked = new ParkedMemory({ owner: this, device: gpuDevice, queue: this.#queue, watch })
     this.ops = createOps(this.#runner)
     void gpuDevice.lost.then(({ reason, message }) => {
       if (!this.#destroyed) this.#lost = wgpuErrors.DEVICE_LOST(reason, message)
@@ -166,7 +172,7 @@ export class WgpuDevice implements Device {
     try {
       for (const { staging, at } of parts) {
         try {
-          await staging.mapAsync(MapMode.READ)
+          await this.#wait(staging.mapAsync(MapMode.READ))
         } catch (cause) {
           // What really happened is in a scope's answer or in `lost`; a failed map is only its consequence.
           await this.#settle()
@@ -196,7 +202,7 @@ export class WgpuDevice implements Device {
   async sync(): Promise<void> {
     this.#assertUsable()
     this.#queue.flush()
-    await this.gpuDevice.queue.onSubmittedWorkDone()
+    await this.#wait(this.gpuDevice.queue.onSubmittedWorkDone())
     await this.#settle()
   }
 
@@ -213,9 +219,26 @@ export class WgpuDevice implements Device {
     return this.#lifetimes.scope(fn)
   }
 
+  async park(tensor: Tensor): Promise<ParkedTensor> {
+    this.#assertUsable()
+    const parked = await this.#parked.park(this.#runner.own('park', tensor))
+    await this.#settle()
+    return parked
+  }
+
+  unpark(parked: ParkedTensor, into: Tensor): void {
+    this.#assertUsable()
+    this.#parked.unpark(parked, this.#runner.own('unpark', into))
+  }
+
+  discard(parked: ParkedTensor): void {
+    this.#assertUsable()
+    this.#parked.discard(parked)
+  }
+
   memory(): MemoryUse {
     const { liveBytes, peakBytes, pooledBytes } = this.#pool
-    return { liveBytes, peakBytes, pooledBytes }
+    return { liveBytes, peakBytes, pooledBytes, parkedBytes: this.#parked.sizeBytes }
   }
 
   resetPeak(): void {
@@ -251,6 +274,10 @@ export class WgpuDevice implements Device {
     if (this.#lost) throw this.#lost
   }
 
+  #wait<T>(promise: Promise<T>): Promise<T> {
+    return this.#options.waiting ? this.#options.waiting(promise) : promise
+  }
+
   /** Remembers what a check finds; the next wait throws it. */
   #watch(check: Promise<Error | undefined>): void {
     const settled: Promise<void> = check
@@ -267,7 +294,7 @@ export class WgpuDevice implements Device {
 
   /** Waits for the checks so far and throws the first cause among what they found. */
   async #settle(): Promise<void> {
-    await Promise.all(this.#checks)
+    await this.#wait(Promise.all(this.#checks))
     const errors = this.#errors.splice(0)
     if (this.#lost) throw this.#lost
     // Running out of memory makes everything after it invalid, so it is the cause wherever it appears.
