@@ -7,6 +7,12 @@ export {
   type CacheDatasetOptions,
   type CacheDatasetResult,
 } from './lib/cache/cache-dataset.ts'
+export { plannedTimesteps } from './lib/noise/planned-timesteps.ts'
+export {
+  planTrainingMemory,
+  type MemoryPlan,
+  type MemoryPlanOptions,
+} from './lib/memory/plan-training-memory.ts'
 export { trainerErrors } from './lib/errors.ts'
 export type { Expert } from './lib/noise/random-streams.ts'
 export { train, trainIter } from './lib/train.ts'

@@ -10,6 +10,8 @@ import type { StepMetrics } from '../src/lib/metrics.ts'
 import { openTestDevice } from './open-test-device.ts'
 import { makeTinyRun, type TinyRun } from './tiny-job.ts'
 
+const small = { width: 32, height: 32, numFrames: 5 }
+
 let device: Device
 /** A run whose dataset is cached once: entries go by content, so other runs may copy them. */
 let made: TinyRun
@@ -17,7 +19,7 @@ let run: TinyRun
 let liveBytes: number
 beforeAll(async () => {
   device = await openTestDevice()
-  made = await makeTinyRun()
+  made = await makeTinyRun(small)
   const { plan, cacheDir } = made
   const counts = await cacheDataset({ job: made.job(), plan, cacheDir }, { device })
   expect(counts).toMatchObject({ latents: { found: 0, made: 3 }, texts: { found: 0, made: 3 } })
@@ -27,7 +29,7 @@ afterAll(async () => {
   device.destroy()
 })
 beforeEach(async () => {
-  run = await makeTinyRun()
+  run = await makeTinyRun(small)
   await cp(made.cacheDir, run.cacheDir, { recursive: true })
   liveBytes = device.memory().liveBytes
 })
@@ -210,7 +212,7 @@ describe('train', () => {
 
   it('accumulates gradients, batches, drops captions and takes regularisation sets', async () => {
     await run[Symbol.asyncDispose]()
-    run = await makeTinyRun({ batchSize: 2, regularisation: true })
+    run = await makeTinyRun({ ...small, batchSize: 2, regularisation: true })
     await cp(made.cacheDir, run.cacheDir, { recursive: true })
     const options = optionsOf('a', {
       train: {

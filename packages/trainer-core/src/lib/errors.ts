@@ -85,9 +85,4 @@ export const trainerErrors = defineErrors('TRAINER', {
     message: (adapter: string) => `${adapter} cannot compute in f16, which the job asks for.`,
     fix: 'Set kinora.compute to auto or f32.',
   },
-  NO_OPTIMIZER: {
-    message: (name: string, known: string) =>
-      `There is no optimiser "${name}"; there are ${known}.`,
-    fix: 'Set train.optimizer to one of those.',
-  },
 })

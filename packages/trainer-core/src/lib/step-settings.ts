@@ -1,8 +1,10 @@
 import type { TrainProcess } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
 import { trainerErrors } from './errors.ts'
+import { experts } from './noise/random-streams.ts'
 import { learningRateFactor } from './optim/learning-rate.ts'
 import type { StepOptions } from './train-step.ts'
+import type { TurnOptions } from './turns.ts'
 
 // From the job's words to the numbers of a step.
 
@@ -51,4 +53,13 @@ export function learningRateAt(
       endFactor: params.end_factor,
     })
   )
+}
+
+/** How the experts take turns. `switch_boundary_every` counts micro-batches; a step's micro-batches are all of one expert. */
+export function turnOptions({ train, model, kinora }: TrainProcess): TurnOptions {
+  return {
+    trained: experts.filter((expert) => model.model_kwargs[`train_${expert}_noise`]),
+    switchEvery: Math.max(1, Math.round(train.switch_boundary_every / train.gradient_accumulation)),
+    highShare: kinora.high_noise_share,
+  }
 }

@@ -7,12 +7,12 @@ import { openTrainingData } from './data/training-data.ts'
 import { readLoraWeights } from './lora-adapters.ts'
 import { MetricsFile } from './metrics.ts'
 import { createMicroBatches, type MicroBatch } from './noise/prepare-micro-batch.ts'
-import { createRandomStreams, experts, type Expert } from './noise/random-streams.ts'
+import { createRandomStreams, type Expert } from './noise/random-streams.ts'
 import { packageVersion } from './package-version.ts'
 import { checkIdentity, findStart } from './resume/find-start.ts'
 import { pruneStepSaves, removeLeftovers, writeLoras } from './resume/lora-saves.ts'
 import { writeTrainingState } from './resume/training-state.ts'
-import { computeDtype, learningRateAt, stepOptions } from './step-settings.ts'
+import { computeDtype, learningRateAt, stepOptions, turnOptions } from './step-settings.ts'
 import type { TrainContext, TrainOptions, TrainResult } from './train-options.ts'
 import { trainStep } from './train-step.ts'
 import {
@@ -23,7 +23,7 @@ import {
   stateTensors,
   type TrainedExpert,
 } from './trained-expert.ts'
-import { stepsOfExperts, turnAt, type TurnOptions } from './turns.ts'
+import { stepsOfExperts, turnAt } from './turns.ts'
 
 /**
  * Trains the LoRAs of a job. Everything is a function of the job, the seed and the step, so a run that was interrupted at any
@@ -53,12 +53,8 @@ export async function* trainIter(
   for (const { clip, reason } of data.skipped) {
     yield { type: 'skipped', item: clip, reason: 'unreadable', detail: reason }
   }
-  const trained = experts.filter((expert) => process.model.model_kwargs[`train_${expert}_noise`])
-  const turns: TurnOptions = {
-    trained,
-    switchEvery: Math.max(1, Math.round(train.switch_boundary_every / train.gradient_accumulation)),
-    highShare: kinora.high_noise_share,
-  }
+  const turns = turnOptions(process)
+  const { trained } = turns
   const totalSteps = stepsOfExperts(train.steps, turns)
 
   const stateFile = join(out, 'state', 'training_state.safetensors')
@@ -104,8 +100,10 @@ export async function* trainIter(
       )
     const readLoras = async (): Promise<Partial<Record<Expert, LoraWeights>>> => {
       const loras: Partial<Record<Expert, LoraWeights>> = {}
-      for (const [expert, { lora, average }] of learners) {
-        loras[expert] = await readLoraWeights(device, lora, average?.params)
+      for (const [expert, { lora, optimizer, average }] of learners) {
+        const finished = average ? undefined : optimizer.finishedParams?.()
+        loras[expert] = await readLoraWeights(device, lora, average?.params ?? finished)
+        for (const tensor of finished ?? []) device.release(tensor)
       }
       return loras
     }

@@ -1,5 +1,5 @@
 import type { TrainProcess } from '@kinora/config-schema'
-import { numElements, type Adapter, type Device, type Tensor } from '@kinora/kernel-api'
+import { numElements, type Adapter, type Device } from '@kinora/kernel-api'
 import { readLora } from '@kinora/lora-files'
 import {
   loadTransformer,
@@ -18,10 +18,10 @@ import {
 import { LossScale } from './loss/loss-scale.ts'
 import type { Expert } from './noise/random-streams.ts'
 import { MovingAverage } from './optim/moving-average.ts'
-import type { Optimizer } from './optim/optimizer.ts'
+import type { Optimizer, StateArray } from './optim/optimizer.ts'
 import { createOptimizer } from './optim/optimizers.ts'
 import type { Start } from './resume/find-start.ts'
-import type { ExpertState } from './resume/training-state.ts'
+import { lengthOf, type ExpertState } from './resume/training-state.ts'
 
 /** What one expert trains: its LoRA, optimiser and loss scale, which stay on the device for the whole run. */
 export interface TrainedExpert {
@@ -38,8 +38,8 @@ export function stateTensors({
   lora,
   optimizer,
   average,
-}: TrainedExpert): ReadonlyMap<string, readonly Tensor[]> {
-  return new Map([
+}: TrainedExpert): ReadonlyMap<string, readonly StateArray[]> {
+  return new Map<string, readonly StateArray[]>([
     ['params', lora.params],
     ...optimizer.state,
     ...(average ? [['average', average.params] as const] : []),
@@ -160,14 +160,21 @@ export async function createTrainedExpert(
     names.join(' '),
   )
   const resumed = build(
-    await start.saved.read(expert, 'params'),
+    await start.saved.read(
+      expert,
+      'params',
+      before.parameters.map(([, length]) => length),
+    ),
     new LossScale(compute, before.lossScale),
   )
-  for (const [name, tensors] of stateTensors(resumed)) {
+  for (const [name, arrays] of stateTensors(resumed)) {
     // A moving average that is switched on later begins at the weights, where it was just made.
     if (name === 'params' || !before.states.includes(name)) continue
-    const values = await start.saved.read(expert, name)
-    tensors.forEach((tensor, index) => device.write(tensor, values[index]!))
+    const values = await start.saved.read(expert, name, arrays.map(lengthOf))
+    arrays.forEach((array, index) => {
+      if (array instanceof Float32Array) array.set(values[index]!)
+      else device.write(array, values[index]!)
+    })
   }
   Object.assign(resumed.optimizer.numbers, before.numbers)
   return resumed

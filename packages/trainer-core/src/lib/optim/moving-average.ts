@@ -1,4 +1,5 @@
 import type { Device, Tensor } from '@kinora/kernel-api'
+import { copiesOf, moveTowards } from './optimizer.ts'
 
 /** Exponential moving average of parameters: s ← s − (1 − decay)(s − w) after each update. */
 export class MovingAverage {
@@ -10,20 +11,12 @@ export class MovingAverage {
   constructor(device: Device, params: readonly Tensor[], decay: number) {
     this.#device = device
     this.#decay = decay
-    const copies: Tensor[] = []
-    device.scope(() => {
-      for (const param of params) copies.push(device.retain(device.ops.affine(param, {})))
-    })
-    this.params = copies
+    this.params = copiesOf(device, params)
   }
 
   update(params: readonly Tensor[]): void {
-    const { ops } = this.#device
     this.params.forEach((average, i) =>
-      this.#device.scope(() => {
-        const distance = ops.add(params[i]!, ops.affine(average, { scale: -1 }))
-        ops.addInto(average, distance, 1 - this.#decay)
-      }),
+      moveTowards(this.#device, average, params[i]!, 1 - this.#decay),
     )
   }
 

@@ -14,19 +14,35 @@ export interface OptimizerSettings {
   eps: number
   /** Decoupled: multiplies the learning rate times the weight. */
   weightDecay: number
+  /** Prodigy: multiplies the estimated rate. */
+  dCoef: number
+  /** Adafactor: largest root mean square of an update. */
+  clipThreshold: number
+  /** Adafactor: the second moment's decay is 1 − step^decayRate; below 0. */
+  decayRate: number
+  /** Schedule-free AdamW: updates of a linear rise of the learning rate. */
+  warmupSteps: number
 }
+
+/** Part of an optimiser's memory: on the device, or on the host where its arithmetic is. All f32. */
+export type StateArray = Tensor | Float32Array
 
 /**
  * One optimiser at work on the parameters of one expert. Its whole memory is `state` and `numbers`, so that writing them down
  * and putting them back continues to the last bit.
  */
 export interface Optimizer {
-  /** Tensors of its state by name (`m`, `v`), each list in the order of the parameters; all f32. */
-  readonly state: ReadonlyMap<string, readonly Tensor[]>
+  /** Arrays of its state by name (`m`, `v`). */
+  readonly state: ReadonlyMap<string, readonly StateArray[]>
   /** Scalars of its state, such as the number of updates. */
   readonly numbers: Record<string, number>
   /** Changes the parameters in place. Gradients are in the order of the parameters. */
   update(grads: readonly Tensor[], options: UpdateOptions): void | Promise<void>
+  /**
+   * The weights to save and preview with, where they are not the parameters that are trained. Copies on the device, the
+   * caller's.
+   */
+  finishedParams?(): Tensor[]
   release(): void
 }
 
@@ -39,9 +55,27 @@ export type OptimizerFactory = (
 
 /** Zeros of the shapes of the parameters, owned by the caller. */
 export function zerosLike(device: Device, params: readonly Tensor[]): Tensor[] {
-  const out: Tensor[] = []
+  return kept(device, () => params.map(({ shape }) => device.zeros(shape, 'f32')))
+}
+
+/** Copies of tensors, owned by the caller. */
+export function copiesOf(device: Device, tensors: readonly Tensor[]): Tensor[] {
+  return kept(device, () => tensors.map((tensor) => device.ops.affine(tensor, {})))
+}
+
+/** Runs `make` in a scope of its own; what it returns has one owner, the caller. */
+export function kept(device: Device, make: () => Tensor[]): Tensor[] {
+  let result: Tensor[] = []
   device.scope(() => {
-    for (const { shape } of params) out.push(device.retain(device.zeros(shape, 'f32')))
+    result = make().map((tensor) => device.retain(tensor))
   })
-  return out
+  return result
+}
+
+/** In place: target += share · (source − target). */
+export function moveTowards(device: Device, target: Tensor, source: Tensor, share: number): void {
+  const { ops } = device
+  device.scope(() => {
+    ops.addInto(target, ops.add(source, ops.affine(target, { scale: -1 })), share)
+  })
 }

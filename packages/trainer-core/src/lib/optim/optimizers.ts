@@ -1,14 +1,36 @@
 import type { TrainSettings } from '@kinora/config-schema'
 import type { Device, Tensor } from '@kinora/kernel-api'
-import { trainerErrors } from '../errors.ts'
+import { adafactor } from './adafactor.ts'
 import { adamw } from './adamw.ts'
-import type { Optimizer, OptimizerFactory } from './optimizer.ts'
+import { lion } from './lion.ts'
+import type { Optimizer, OptimizerFactory, OptimizerSettings } from './optimizer.ts'
+import { prodigy } from './prodigy.ts'
+import { scheduleFreeAdamw } from './schedule-free-adamw.ts'
 
 /** Every optimiser by the name it has in a job. */
-export const optimizersByName: Partial<Record<TrainSettings['optimizer'], OptimizerFactory>> = {
+export const optimizersByName: Record<TrainSettings['optimizer'], OptimizerFactory> = {
   adamw,
   // The same rule; block-wise 8-bit states would save memory only.
   adamw8bit: adamw,
+  adafactor,
+  prodigy,
+  lion,
+  schedule_free_adamw: scheduleFreeAdamw,
+}
+
+/** A job's `optimizer_params` in our spelling, with the defaults of the optimisers' authors. */
+export function optimizerSettings(params: TrainSettings['optimizer_params']): OptimizerSettings {
+  const [beta1, beta2] = params.betas
+  return {
+    beta1,
+    beta2,
+    eps: params.eps,
+    weightDecay: params.weight_decay,
+    dCoef: params.d_coef ?? 1,
+    clipThreshold: params.clip_threshold ?? 1,
+    decayRate: params.decay_rate ?? -0.8,
+    warmupSteps: params.warmup_steps ?? 0,
+  }
 }
 
 /** Makes the optimiser of a job. */
@@ -16,10 +38,7 @@ export function createOptimizer(
   name: TrainSettings['optimizer'],
   device: Device,
   params: readonly Tensor[],
-  { betas, eps, weight_decay }: TrainSettings['optimizer_params'],
+  settings: TrainSettings['optimizer_params'],
 ): Optimizer {
-  const factory = optimizersByName[name]
-  if (!factory) throw trainerErrors.NO_OPTIMIZER(name, Object.keys(optimizersByName).join(', '))
-  const [beta1, beta2] = betas
-  return factory(device, params, { beta1, beta2, eps, weightDecay: weight_decay })
+  return optimizersByName[name](device, params, optimizerSettings(settings))
 }

@@ -12,6 +12,7 @@ import { z } from 'zod'
 import { readTensors } from '../device-arrays.ts'
 import { trainerErrors } from '../errors.ts'
 import { experts } from '../noise/random-streams.ts'
+import type { StateArray } from '../optim/optimizer.ts'
 
 // All that a run must remember to go on as if it had never stopped. Random numbers need nothing: they are counted by the step.
 //
@@ -51,19 +52,22 @@ export const trainingStateSchema = z.strictObject({
 export type TrainingState = z.output<typeof trainingStateSchema>
 export type ExpertState = z.output<typeof expertStateSchema>
 
-/** Tensors of one expert to keep: `params` and the optimiser's, each list in one order. */
-export type ExpertTensors = ReadonlyMap<string, readonly Tensor[]>
+/** Arrays of one expert to keep: `params` and the optimiser's, each list in one order. */
+export type ExpertArrays = ReadonlyMap<string, readonly StateArray[]>
+
+export const lengthOf = (array: StateArray): number =>
+  array instanceof Float32Array ? array.length : numElements(array.shape)
 
 /** Writes the state whole or not at all; the one before it stays until then. */
 export async function writeTrainingState(
   file: string,
   device: Device,
   state: TrainingState,
-  tensors: { readonly high?: ExpertTensors | undefined; readonly low?: ExpertTensors | undefined },
+  tensors: { readonly high?: ExpertArrays | undefined; readonly low?: ExpertArrays | undefined },
 ): Promise<void> {
   const entries: TensorToWrite[] = experts.flatMap((expert) =>
     [...(tensors[expert] ?? [])].map(([name, list]): TensorToWrite => {
-      const length = list.reduce((sum, { shape }) => sum + numElements(shape), 0)
+      const length = list.reduce((sum, array) => sum + lengthOf(array), 0)
       return {
         name: `${expert}.${name}`,
         dtype: 'F32',
@@ -82,18 +86,24 @@ export async function writeTrainingState(
 }
 
 /** A few tensors at a time, so that the host never holds the whole. */
-async function* partsOf(device: Device, tensors: readonly Tensor[]): AsyncGenerator<Float32Array> {
+async function* partsOf(
+  device: Device,
+  arrays: readonly StateArray[],
+): AsyncGenerator<Float32Array> {
   const perPart = 64
-  for (let i = 0; i < tensors.length; i += perPart) {
-    yield* await readTensors(device, tensors.slice(i, i + perPart))
+  for (let i = 0; i < arrays.length; i += perPart) {
+    const part = arrays.slice(i, i + perPart)
+    const tensors = part.filter((array): array is Tensor => !(array instanceof Float32Array))
+    const read = await readTensors(device, tensors)
+    for (const array of part) yield array instanceof Float32Array ? array : read.shift()!
   }
 }
 
 /** A state on disk. */
 export interface SavedState {
   readonly state: TrainingState
-  /** Reads the tensors `<expert>.<name>`, cut into the lengths of `parameters`. */
-  read(expert: 'high' | 'low', name: string): Promise<Float32Array[]>
+  /** Reads `<expert>.<name>`, cut into arrays of these lengths. */
+  read(expert: 'high' | 'low', name: string, lengths: readonly number[]): Promise<Float32Array[]>
   close(): Promise<void>
 }
 
@@ -120,11 +130,11 @@ export async function openTrainingState(file: string): Promise<SavedState | unde
     const state = parsed.data
     return {
       state,
-      async read(expert, name) {
+      async read(expert, name, lengths) {
         const flat = await entry.readF32(`${expert}.${name}`)
         const parts: Float32Array[] = []
         let at = 0
-        for (const [, length] of state.experts[expert]!.parameters) {
+        for (const length of lengths) {
           parts.push(flat.slice(at, at + length))
           at += length
         }
