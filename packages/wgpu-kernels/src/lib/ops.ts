@@ -25,8 +25,7 @@ export function createOps(run: Runner): Ops {
     linear: (x, weight, options) => run.scope(() => linear(run, x, weight, options)),
     linearGrad: (dy, x, weight, options) =>
       run.scope(() => linearGrad(run, dy, x, weight, options)),
-    quantize: (weight, format, options) =>
-      run.scope(() => quantize(run, weight, format, options)),
+    quantize: (weight, format, options) => run.scope(() => quantize(run, weight, format, options)),
     attention: (q, k, v, options) => run.scope(() => attention(run, q, k, v, options)),
     attentionGrad: (dout, saved, options) =>
       run.scope(() => attentionGrad(run, dout, saved, options)),

@@ -4,6 +4,7 @@ import { isSoftwareAdapter } from '../device/adapter-profile.ts'
 import { requiredFeatures, requiredLimits } from '../device/device-request.ts'
 import { createDevice, type WgpuDevice } from '../device/wgpu-device.ts'
 import { wgpuErrors } from '../errors.ts'
+import { waitAsleep } from './wait-asleep.ts'
 
 /** Options of `openDevice` beyond kernel-api's. */
 export interface OpenDawnOptions extends OpenDeviceOptions {
@@ -85,6 +86,7 @@ export async function openDevice(options: OpenDawnOptions = {}): Promise<WgpuDev
     robust,
     profile: options.profile,
     maxBindingBytes: options.maxBindingBytes,
+    waiting: isSoftwareAdapter(info) ? waitAsleep : undefined,
     onDestroy: () => open.delete(gpu),
   })
 }

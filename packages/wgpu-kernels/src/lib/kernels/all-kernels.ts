@@ -13,6 +13,7 @@ import { lossGradKernel, lossKernel } from './loss/loss.ts'
 import { matmulKernel } from './matmul/matmul.ts'
 import { norm } from './norm/norm.ts'
 import { pointwise } from './pointwise/pointwise.ts'
+import { quantizeFloat8Kernel, quantizeUint4Kernel } from './quantize/quantize.ts'
 import { reduceSplitsKernel } from './reduce-splits/reduce-splits.ts'
 import { ropeKernel } from './rope/rope.ts'
 import { rowDotKernel } from './row-dot/row-dot.ts'
@@ -55,6 +56,8 @@ export function allKernels(): readonly KernelSources[] {
     sources(matmulKernel),
     sources(norm),
     sources(pointwise),
+    sources(quantizeFloat8Kernel),
+    sources(quantizeUint4Kernel),
     sources(reduceSplitsKernel),
     sources(ropeKernel),
     sources(rowDotKernel),

@@ -34,6 +34,8 @@ export interface KernelText {
   readonly main: string
   /** `enable` lines beyond f16, and `diagnostic` lines. */
   readonly directives?: string
+  /** Further parameters of the entry point. */
+  readonly builtins?: string
 }
 
 /**
@@ -66,7 +68,7 @@ export function elementType({ scalar, width }: BindingDecl): string {
 /** Whole WGSL module of a variant. */
 export function assembleKernel<Variant>(kernel: Kernel<Variant>, variant: Variant): string {
   const bindings = Object.entries(kernel.bindings(variant))
-  const { declarations = '', directives = '', main } = kernel.wgsl(variant)
+  const { declarations = '', directives = '', builtins = '', main } = kernel.wgsl(variant)
   const usesF16 = bindings.some(([, decl]) => decl.scalar === 'f16')
   const fields = [...Object.entries(kernel.uniforms), ['grid_x', 'u32']]
   return [
@@ -80,7 +82,7 @@ export function assembleKernel<Variant>(kernel: Kernel<Variant>, variant: Varian
     `@group(0) @binding(${bindings.length}) var<uniform> u: Uniforms;`,
     declarations,
     `@compute @workgroup_size(${kernel.workgroupSize(variant)})`,
-    `fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(local_invocation_index) local: u32) {`,
+    `fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(local_invocation_index) local: u32${builtins && `, ${builtins}`}) {`,
     // The grid is folded into y where one dimension is too short.
     `  let group = group_id.x + group_id.y * u.grid_x;`,
     main,

@@ -10,7 +10,7 @@ export interface ElementwiseSchedule {
 /** The shapes in use: a GPU wants many small invocations, a processor few fat workgroups. */
 export const elementwiseSchedules = {
   gpu: { workgroupSize: 256, perInvocation: 1 },
-  software: { workgroupSize: 64, perInvocation: 4 },
+  software: { workgroupSize: 256, perInvocation: 1 },
 } as const satisfies Record<AdapterProfile['adapterClass'], ElementwiseSchedule>
 
 export function elementwiseSchedule({ adapterClass }: AdapterProfile): ElementwiseSchedule {

@@ -29,13 +29,13 @@ export interface MatmulOperands {
   readonly rank: number
 }
 
-/** Every schedule in use, by name: one row a way to cut a product up. Measurements are in docs/log.md. */
+/** Schedules in use, by name: one row a way to cut a product up. Measurements are in docs/log.md. */
 export const matmulSchedules = {
-  /** Software adapters: as many products per load as registers and instruction cache hold. */
+  /** Software adapters without subgroups: as many products per load as registers and instruction cache hold. */
   direct: { unit: 'direct', workgroupSize: 8, tileM: 4, tileN: 8 },
-  /** Software adapters, vectors times a matrix. */
+  /** The same, vectors times a matrix. */
   'direct-row': { unit: 'direct', workgroupSize: 8, tileM: 1, tileN: 8 },
-  /** Software adapters, few columns. */
+  /** The same, few columns. */
   'direct-narrow': { unit: 'direct', workgroupSize: 8, tileM: 8, tileN: 4 },
   tile: { unit: 'tile', blockM: 64, blockN: 64, blockK: 16, tileM: 4, tileN: 4 },
   'tile-large': { unit: 'tile', blockM: 128, blockN: 128, blockK: 16, tileM: 8, tileN: 8 },
@@ -43,6 +43,29 @@ export const matmulSchedules = {
   'tile-narrow': { unit: 'tile', blockM: 64, blockN: 32, blockK: 16, tileM: 2, tileN: 4 },
   'tile-flat': { unit: 'tile', blockM: 32, blockN: 64, blockK: 16, tileM: 2, tileN: 4 },
 } as const satisfies Record<string, MatmulSchedule>
+
+/**
+ * Software adapters with subgroups of a fixed size. Lanes own the longer side: rows of the result in the ordinary case, columns
+ * where there are few rows.
+ */
+export function broadcastSchedules(lanes: number) {
+  return {
+    rows: { unit: 'broadcast', lanes, owner: 'a', laneTile: 2, sharedTile: 16 },
+    columns: { unit: 'broadcast', lanes, owner: 'b', laneTile: 2, sharedTile: 1 },
+    /** Contractions over rows of memory: a lane owns whole vectors. */
+    'tall-rows': { unit: 'broadcast', lanes, owner: 'a', laneTile: 4, sharedTile: 8 },
+    'wide-columns': { unit: 'broadcast', lanes, owner: 'b', laneTile: 4, sharedTile: 8 },
+    /** Few columns: images of three channels. */
+    'few-columns': { unit: 'broadcast', lanes, owner: 'a', laneTile: 4, sharedTile: 4 },
+    'few-rows': { unit: 'broadcast', lanes, owner: 'b', laneTile: 4, sharedTile: 1 },
+  } as const satisfies Record<string, MatmulSchedule>
+}
+
+/** Every general schedule, for compile tests. */
+export const generalSchedules: readonly MatmulSchedule[] = [
+  ...Object.values(matmulSchedules),
+  ...[4, 8].flatMap((lanes) => Object.values(broadcastSchedules(lanes))),
+]
 
 /** Block of the dense unit: the best of 150 measured on one H100 (docs/log.md), where they differ by little. */
 export const MATRIX_BLOCK = { blockM: 128, blockN: 128, blockK: 32, tileM: 64, tileN: 64 } as const
@@ -89,10 +112,17 @@ export function chooseMatmulSchedule(profile: AdapterProfile, shape: MatmulShape
 }
 
 function generalSchedule(
-  { adapterClass, limits }: AdapterProfile,
-  { M, N, products }: MatmulShape,
+  { adapterClass, limits, subgroups, subgroupSize }: AdapterProfile,
+  { layout, M, N, products }: MatmulShape,
 ): MatmulSchedule {
   if (adapterClass === 'software') {
+    const { min: lanes, max } = subgroupSize
+    if (subgroups && lanes === max && lanes % 4 === 0 && lanes <= 16) {
+      const schedules = broadcastSchedules(lanes)
+      if (layout === 'tn') return M > N ? schedules['tall-rows'] : schedules['wide-columns']
+      if (M >= 4) return N <= 4 ? schedules['few-columns'] : schedules.rows
+      return layout === 'nt' ? schedules.columns : schedules['few-rows']
+    }
     if (M < 3) return matmulSchedules['direct-row']
     return N <= 4 ? matmulSchedules['direct-narrow'] : matmulSchedules.direct
   }

@@ -7,9 +7,9 @@ import { defineKernel } from '../../program/define-kernel.ts'
 import { expectFloat, expectRank, expectShape } from '../../program/expect.ts'
 import type { Runner } from '../../program/runner.ts'
 import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
-import { chooseMatmulSchedule, matmulSchedules } from '../../tuning/matmul-schedule.ts'
+import { chooseMatmulSchedule, generalSchedules } from '../../tuning/matmul-schedule.ts'
 import { widthOf } from '../../wgsl/float-vector.ts'
-import { blockOf, workgroupSizeOf } from '../matmul/matmul-variant.ts'
+import { blockOf, workgroupSizeOf, type MatmulSchedule } from '../matmul/matmul-variant.ts'
 import { conv3dBindings, conv3dText, conv3dUniforms, type Conv3dVariant } from './conv3d.wgsl.ts'
 
 const floats = ['f32', 'f16'] as const
@@ -28,7 +28,7 @@ export const conv3dKernel = defineKernel<Conv3dVariant>({
   workgroupSize: ({ schedule }) => workgroupSizeOf(schedule),
   wgsl: conv3dText,
   variants: () =>
-    Object.values(matmulSchedules).flatMap((schedule) =>
+    generalSchedules.filter(ownsRows).flatMap((schedule) =>
       floats.flatMap((x) =>
         floats.flatMap((weight) =>
           widths.flatMap((kWidth) =>
@@ -46,6 +46,11 @@ export const conv3dKernel = defineKernel<Conv3dVariant>({
       ),
     ),
 })
+
+/** True if a schedule serves a convolution: lanes may own pixels, not channels. */
+function ownsRows(schedule: MatmulSchedule): boolean {
+  return schedule.unit !== 'broadcast' || schedule.owner === 'a'
+}
 
 /** A range of frames of the result, and the frames of x under its taps. */
 interface FramePart {
@@ -102,7 +107,8 @@ export function conv3d(
     const outFrame = Yo * Xo * O
     const schedule = chooseMatmulSchedule(run.profile, {
       layout: 'nt',
-      M: B * To * Yo * Xo,
+      // At least as many pixels as make lanes own pixels.
+      M: Math.max(4, B * To * Yo * Xo),
       N: O,
       K: kT * kY * kX * K,
       products: 1,

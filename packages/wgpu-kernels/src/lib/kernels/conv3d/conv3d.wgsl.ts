@@ -4,9 +4,16 @@ import { reads, writes, type BindingDecl, type KernelText } from '../../program/
 import {
   blockOf,
   workgroupSizeOf,
+  type BroadcastSchedule,
   type MatmulSchedule,
   type TileSchedule,
 } from '../matmul/matmul-variant.ts'
+import {
+  laneBias,
+  loadFloats,
+  sharedRows,
+  subgroupDirectives,
+} from '../matmul/units/broadcast.wgsl.ts'
 import {
   multiplyBlocks,
   stageBlock,
@@ -165,6 +172,94 @@ function directText(variant: Conv3dVariant): KernelText {
   }
 }
 
+/** Lanes own pixels and share the weights: see the broadcast unit of matmul for why. */
+function broadcastText(variant: Conv3dVariant): KernelText {
+  const { kWidth, oWidth, bias } = variant
+  const { lanes, laneTile, sharedTile } = variant.schedule as BroadcastSchedule
+  const rows = Array.from({ length: laneTile }, (_, i) => i)
+  const weights = sharedRows(
+    {
+      name: 'weight',
+      kContiguous: true,
+      first: '0u',
+      stride: 'depth',
+      row: 'n0',
+      rows: 'u.O',
+    },
+    sharedTile,
+    lanes,
+    kWidth,
+  )
+  const zero = kWidth === 4 ? 'vec4<f32>(0.0)' : '0.0'
+  const sums: string[] = []
+  for (let k = 0; k < kWidth; k++) {
+    for (let j = 0; j < sharedTile; j++) {
+      sums.push(`{ let s = ${weights.at(j, k)};`)
+      for (const i of rows) {
+        sums.push(
+          `c${i}_${j} = fma(x${i}${kWidth === 4 ? `.${components[k]}` : ''}, s, c${i}_${j});`,
+        )
+      }
+      sums.push('}')
+    }
+  }
+  const stores = rows.flatMap((i) => [
+    `if (m0 + lane + ${i * lanes}u < u.M) {`,
+    `let at = u.y_first + (m0 + lane + ${i * lanes}u) * u.O + n0;`,
+    ...Array.from({ length: sharedTile / oWidth }, (_, quad) => {
+      const j = quad * oWidth
+      const value = (n: number): string =>
+        bias === 'none' ? `c${i}_${n}` : `c${i}_${n} + bias${n}`
+      return oWidth === 4
+        ? `if (n0 + ${j}u < u.O) { y[(at + ${j}u) / 4u] = y_t(vec4<f32>(${[0, 1, 2, 3].map((c) => value(j + c)).join(', ')})); }`
+        : `if (n0 + ${j}u < u.O) { y[at + ${j}u] = y_t(${value(j)}); }`
+    }),
+    '}',
+  ])
+  return {
+    directives: subgroupDirectives,
+    builtins: '@builtin(subgroup_invocation_id) lane: u32',
+    declarations: geometry,
+    main: [
+      `let tile = group;`,
+      `if (tile >= u.tiles) { return; }`,
+      tileHead(blockOf(variant.schedule)),
+      // Pixels past the end repeat the last, unused.
+      ...rows.map((i) => `let p${i} = pixel_of(min(m0 + lane + ${i * lanes}u, u.M - 1u));`),
+      `let taps = u.kT * u.kY * u.kX;`,
+      `let depth = taps * u.K;`,
+      ...weights.before,
+      ...rows.flatMap((i) => Array.from({ length: sharedTile }, (_, j) => `var c${i}_${j} = 0.0;`)),
+      `for (var tap = 0u; tap < taps; tap++) {`,
+      `let kx = tap % u.kX;`,
+      `let ky = (tap / u.kX) % u.kY;`,
+      `let kt = tap / (u.kX * u.kY);`,
+      `let tap_k = tap * u.K;`,
+      ...rows.map((i) => `let e${i} = element_of(p${i}, kt, ky, kx);`),
+      ...rows.map((i) => `let x_at${i} = u32(max(e${i}, 0));`),
+      `for (var k = tap_k; k < tap_k + u.K; k += ${kWidth}u) {`,
+      ...rows.map(
+        (i) =>
+          `let x${i} = select(${zero}, ${loadFloats('x', kWidth, `x_at${i} + k - tap_k`)}, e${i} >= 0);`,
+      ),
+      ...weights.lines,
+      ...sums,
+      `}`,
+      `}`,
+      ...(bias === 'none'
+        ? []
+        : laneBias(
+            false,
+            sharedTile,
+            lanes,
+            (column) => `min(n0 + ${column}, u.O - 1u)`,
+            () => '',
+          )),
+      ...stores,
+    ].join('\n'),
+  }
+}
+
 /** Implicit product of matrices with blocks in workgroup memory; the loader finds the pixel under each tap. */
 function tileText(variant: Conv3dVariant): KernelText {
   const { kWidth, oWidth, bias } = variant
@@ -259,5 +354,12 @@ fn load_weight(n: u32, kk: u32, depth: u32) -> vec4<f32> {
 }
 
 export function conv3dText(variant: Conv3dVariant): KernelText {
-  return variant.schedule.unit === 'direct' ? directText(variant) : tileText(variant)
+  switch (variant.schedule.unit) {
+    case 'direct':
+      return directText(variant)
+    case 'broadcast':
+      return broadcastText(variant)
+    default:
+      return tileText(variant)
+  }
 }

@@ -22,7 +22,11 @@ import { concat } from '../strided-copy/strided-copy.ts'
 
 /** The dense matrix of a weight, as kernels can read it beside an operand `like`. */
 function denseWeight(run: Runner, op: string, weight: Weight, like: WgpuTensor): WgpuTensor {
-  if (isPackedWeight(weight)) return dequantize(run, op, weight, like.dtype as 'f32' | 'f16')
+  if (isPackedWeight(weight)) {
+    // A processor computes in f32 anyway; narrowing first would only cost time and digits.
+    const isWide = run.profile.adapterClass === 'software' || like.dtype === 'f32'
+    return dequantize(run, op, weight, isWide ? 'f32' : 'f16')
+  }
   expectFloat(op, 'weight', weight)
   expectRank(op, 'weight', weight, 2)
   return computable(run, op, weight)

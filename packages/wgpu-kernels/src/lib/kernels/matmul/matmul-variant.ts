@@ -21,6 +21,21 @@ export interface DirectSchedule {
   readonly tileN: number
 }
 
+/**
+ * A subgroup computes a tile from global memory: each lane owns rows of one operand, and the other's values are loaded once by
+ * the lanes together and broadcast. For software adapters with subgroups.
+ */
+export interface BroadcastSchedule {
+  readonly unit: 'broadcast'
+  /** Size of the adapter's subgroups; also of a workgroup. */
+  readonly lanes: number
+  /** The operand whose rows the lanes own. */
+  readonly owner: 'a' | 'b'
+  /** Rows a lane owns, and rows of the other operand. */
+  readonly laneTile: number
+  readonly sharedTile: number
+}
+
 /** A workgroup stages blocks in workgroup memory and each invocation computes a tile of registers. For any GPU. */
 export interface TileSchedule {
   readonly unit: 'tile'
@@ -57,7 +72,12 @@ export interface ThinSchedule {
 }
 
 /** How a product is cut up: one member and one text a unit. */
-export type MatmulSchedule = DirectSchedule | TileSchedule | SubgroupMatrixSchedule | ThinSchedule
+export type MatmulSchedule =
+  | DirectSchedule
+  | BroadcastSchedule
+  | TileSchedule
+  | SubgroupMatrixSchedule
+  | ThinSchedule
 
 /** What decides the text of a matmul. */
 export interface MatmulVariant {
@@ -65,7 +85,7 @@ export interface MatmulVariant {
   readonly a: 'f32' | 'f16'
   readonly b: 'f32' | 'f16'
   readonly y: 'f32' | 'f16'
-  /** Elements an index of each buffer covers. */
+  /** Elements an index of each buffer covers; `broadcast` wants one for a and b. */
   readonly aWidth: 1 | 4
   readonly bWidth: 1 | 4
   readonly yWidth: 1 | 4
@@ -75,9 +95,24 @@ export interface MatmulVariant {
   readonly schedule: MatmulSchedule
 }
 
-/** Extents of the result that one workgroup computes. */
+/** True if neighbours in a row of y are computed by one invocation, so that it can store them as vectors. */
+export function storesVectors(schedule: MatmulSchedule, layout: Layout): boolean {
+  return (
+    schedule.unit !== 'broadcast' ||
+    schedule.owner === 'a' ||
+    (layout !== 'nt' && schedule.laneTile % 4 === 0)
+  )
+}
+
+/** Extents of the result that one workgroup (or one invocation of `direct`) computes. */
 export function blockOf(schedule: MatmulSchedule): { M: number; N: number } {
   if (schedule.unit === 'thin') return thinBlock(schedule)
+  if (schedule.unit === 'broadcast') {
+    const owned = schedule.lanes * schedule.laneTile
+    return schedule.owner === 'a'
+      ? { M: owned, N: schedule.sharedTile }
+      : { M: schedule.sharedTile, N: owned }
+  }
   return schedule.unit === 'direct'
     ? { M: schedule.tileM, N: schedule.tileN }
     : { M: schedule.blockM, N: schedule.blockN }
@@ -88,6 +123,8 @@ export function workgroupSizeOf(schedule: MatmulSchedule): number {
   switch (schedule.unit) {
     case 'direct':
       return schedule.workgroupSize
+    case 'broadcast':
+      return schedule.lanes
     case 'tile':
       return (schedule.blockM / schedule.tileM) * (schedule.blockN / schedule.tileN)
     case 'subgroup-matrix':

@@ -9,8 +9,8 @@ import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
 import {
   chooseMatmulSchedule,
   chooseSplits,
+  generalSchedules,
   MATRIX_BLOCK,
-  matmulSchedules,
   type MatmulShape,
 } from '../../tuning/matmul-schedule.ts'
 import { widthOf } from '../../wgsl/float-vector.ts'
@@ -19,11 +19,13 @@ import {
   blockOf,
   matmulBindings,
   matmulUniforms,
+  storesVectors,
   workgroupSizeOf,
   type Layout,
   type MatmulSchedule,
   type MatmulVariant,
 } from './matmul-variant.ts'
+import { broadcastText } from './units/broadcast.wgsl.ts'
 import { directText } from './units/direct.wgsl.ts'
 import { gradientText, projectText } from './units/subgroup-matrix-thin.wgsl.ts'
 import { subgroupMatrixText } from './units/subgroup-matrix.wgsl.ts'
@@ -92,6 +94,8 @@ export const matmulKernel = defineKernel<MatmulVariant>({
     switch (schedule.unit) {
       case 'direct':
         return directText(variant)
+      case 'broadcast':
+        return broadcastText(variant)
       case 'tile':
         return tileText(variant)
       case 'subgroup-matrix':
@@ -102,7 +106,7 @@ export const matmulKernel = defineKernel<MatmulVariant>({
   },
   variants: () => [
     ...matrixVariants(),
-    ...Object.values(matmulSchedules).flatMap((schedule) =>
+    ...generalSchedules.flatMap((schedule) =>
       (['nt', 'nn', 'tn'] as const).flatMap((layout) =>
         widths.flatMap((width) =>
           floats.flatMap((a) => [
@@ -113,7 +117,7 @@ export const matmulKernel = defineKernel<MatmulVariant>({
               y: a,
               aWidth: width,
               bWidth: width,
-              yWidth: width,
+              yWidth: storesVectors(schedule, layout) ? width : (1 as const),
               bias: 'none' as const,
               sideWidth: 0 as const,
               schedule,
@@ -128,7 +132,7 @@ export const matmulKernel = defineKernel<MatmulVariant>({
                     y: a,
                     aWidth: width,
                     bWidth: width,
-                    yWidth: width,
+                    yWidth: storesVectors(schedule, layout) ? width : (1 as const),
                     bias: a,
                     sideWidth: width,
                     schedule,
@@ -207,14 +211,17 @@ function dispatchMatmul(run: Runner, dispatch: Dispatch): void {
   const { aBatch = 0, aHead = 0, bBatch = 0, bHead = 0, yBatch = 0, yHead = 0 } = strides
   const rank = side ? side.u.shape.at(-1)! : 0
   const sideLdb = layout === 'nt' ? rank : N
+  const aWidth = widthOf(lda, aBatch, aHead, aFirst, layout === 'tn' ? M : K)
+  const bWidth = widthOf(ldb, bBatch, bHead, bFirst, layout === 'nt' ? K : N)
+  const alike = schedule.unit === 'broadcast' && aWidth !== bWidth
   const variant: MatmulVariant = {
     layout,
     a: scalarOf(dispatch.a) as 'f32',
     b: scalarOf(dispatch.b) as 'f32',
     y: scalarOf(dispatch.y) as 'f32',
-    aWidth: widthOf(lda, aBatch, aHead, aFirst, layout === 'tn' ? M : K),
-    bWidth: widthOf(ldb, bBatch, bHead, bFirst, layout === 'nt' ? K : N),
-    yWidth: widthOf(ldy, yBatch, yHead, yFirst, nFirst, N),
+    aWidth: alike ? 1 : aWidth,
+    bWidth: alike ? 1 : bWidth,
+    yWidth: storesVectors(schedule, layout) ? widthOf(ldy, yBatch, yHead, yFirst, nFirst, N) : 1,
     bias: dispatch.bias ? (scalarOf(dispatch.bias) as 'f32') : 'none',
     sideWidth: side ? widthOf(rank, sideLdb) : 0,
     schedule,
