@@ -58,6 +58,16 @@ export type {
   PreflightRule,
   PreflightSubject,
 } from './lib/preflight/rule.ts'
+export {
+  metricsEntrySchema,
+  motionSummarySchema,
+  readMetrics,
+  type MetricsEntry,
+  type MotionSummary,
+  type PreviewEntry,
+  type StepEntry,
+  type ValidationEntry,
+} from './lib/run-metrics.ts'
 export { recipe, recipeMemories, type RecipeMemory, type RecipeOptions } from './lib/recipe.ts'
 export {
   goals,

@@ -47,4 +47,8 @@ export const configErrors = defineErrors('CONFIG', {
     message: (goal: string, vram: string) => `There is no recipe for ${goal} in ${vram} GB.`,
     fix: 'Goals are motion, style and character; memory sizes are 12, 24, 48 and 80.',
   },
+  BAD_METRICS: {
+    message: (file: string, line: number, why: string) => `${file}:${line} ${why}.`,
+    fix: 'Name the metrics.jsonl that kinora train wrote; a line that was edited or damaged can be deleted.',
+  },
 })

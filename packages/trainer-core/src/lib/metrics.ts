@@ -43,12 +43,23 @@ export interface RunMetrics {
   [key: string]: unknown
 }
 
+/**
+ * Where metrics go beside metrics.jsonl, such as TensorBoard or a webhook. It must neither block nor throw: a run does not end
+ * because of who watches it.
+ */
+export interface MetricsSink {
+  /** Takes an entry as metrics.jsonl has it, in the order of the work. A resumed run begins with a `run` entry of its step. */
+  write(entry: StepMetrics | RunMetrics): void
+}
+
 /** metrics.jsonl: one JSON object a line, appended as training goes. */
 export class MetricsFile {
   readonly file: string
+  readonly #sink: MetricsSink | undefined
 
-  constructor(file: string) {
+  constructor(file: string, sink?: MetricsSink) {
     this.file = file
+    this.#sink = sink
   }
 
   /** Drops lines of steps after `step`, which a resumed run will do again, and a last line cut off by a crash. */
@@ -75,6 +86,11 @@ export class MetricsFile {
       await appendFile(this.file, `${JSON.stringify(entry)}\n`)
     } catch (error) {
       throw codeSystemError(error, this.file)
+    }
+    try {
+      this.#sink?.write(entry)
+    } catch {
+      // Metrics are in the file; what watches them has no say in the run.
     }
   }
 }

@@ -3,6 +3,7 @@ import type { TrainJob, TrainSample } from '@kinora/config-schema'
 import type { LoraWeights } from '@kinora/lora-files'
 import type { RunContext } from '@kinora/stage'
 import type { WanCheckpoint, WanTransformer } from '@kinora/wan'
+import type { MetricsSink } from './metrics.ts'
 import type { Expert } from './noise/random-streams.ts'
 
 export interface TrainOptions {
@@ -40,8 +41,15 @@ export interface PreviewRequest {
 
 export interface TrainContext extends RunContext {
   device: Device
-  /** Makes previews; what it throws is a warning, never the end of the run. */
-  preview?: ((request: PreviewRequest, context: RunContext) => Promise<void>) | undefined
+  /**
+   * Makes previews; what it throws is a warning, never the end of the run. What it returns joins the `preview` entry of the
+   * metrics.
+   */
+  preview?:
+    | ((request: PreviewRequest, context: RunContext) => Promise<Record<string, unknown> | void>)
+    | undefined
+  /** Gets every metrics entry beside metrics.jsonl. */
+  metrics?: MetricsSink | undefined
 }
 
 /** What a finished run leaves. */

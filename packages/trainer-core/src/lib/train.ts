@@ -69,7 +69,7 @@ export async function* trainIter(
   const start = yield* findStart(stateFile, out, name, trained, resume)
   const learners = new Map<Expert, TrainedExpert>()
   const base = new BaseModels(checkpoint, device, compute, process.model)
-  const metrics = new MetricsFile(join(out, 'metrics.jsonl'))
+  const metrics = new MetricsFile(join(out, 'metrics.jsonl'), context.metrics)
   try {
     checkIdentity(start.saved?.state, identity)
     for (const expert of trained) {
@@ -82,6 +82,19 @@ export async function* trainIter(
     let step = train.start_step ?? start.step
     await metrics.rewindTo(step)
     await writeFileAtomic(join(out, 'job.json'), `${JSON.stringify(job, null, 2)}\n`)
+    if (step < train.steps) {
+      await metrics.append({
+        type: 'run',
+        step,
+        name,
+        totalSteps: train.steps,
+        expertSteps: totalSteps,
+        boundary,
+        compute,
+        adapter: device.info.adapter,
+        backend: device.info.backend,
+      })
+    }
 
     const eachLearner = <T>(value: (learner: TrainedExpert) => T): Partial<Record<Expert, T>> =>
       Object.fromEntries(Array.from(learners, ([expert, learner]) => [expert, value(learner)]))
@@ -137,7 +150,7 @@ export async function* trainIter(
       if (process.model.low_vram) base.release()
       yield { type: 'note', message: `Making previews at step ${step}.` }
       try {
-        await preview(
+        const made = await preview(
           {
             step,
             sample: chosen,
@@ -149,7 +162,7 @@ export async function* trainIter(
           },
           { signal },
         )
-        await metrics.append({ type: 'preview', step })
+        await metrics.append({ type: 'preview', step, ...made })
       } catch (error) {
         signal?.throwIfAborted()
         const { message } = error as Error
