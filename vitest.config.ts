@@ -8,6 +8,7 @@ export default defineConfig({
       'packages/*/{src,test}/**/*.test.ts',
       'apps/*/{src,test}/**/*.test.ts',
       'tooling/**/*.test.ts',
+      'examples/*.test.ts',
     ],
     testTimeout: 60_000,
     hookTimeout: 60_000,

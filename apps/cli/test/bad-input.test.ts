@@ -125,7 +125,7 @@ describe('clips that are none', () => {
     await writeFile(join(folder, 'clips/broken.mp4'), 'this is no video')
     const job = await writeJob({ kinora: ', max_skipped: 0' })
     const { exitCode, stderr } = await runKinora(['train', job, ...cpu])
-    expect(stderr).toMatch(/error [A-Z]+_TOO_MANY_SKIPPED/)
+    expect(stderr).toContain('error KINORA_TOO_MANY_SKIPPED')
     expect(exitCode).toBe(1)
   })
 })

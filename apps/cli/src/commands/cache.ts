@@ -4,7 +4,7 @@ import type { CacheDatasetResult } from '@kinora/trainer-core'
 import { z } from 'zod'
 import { backendOptions, openBackendIter } from '../lib/open-backend.ts'
 import { readJob } from '../lib/read-job.ts'
-import { cacheJobIter, checkJobIter, planJobIter } from '../lib/run-job.ts'
+import { cacheJobIter, checkJobIter, planJobIter, tellSkipped } from '../lib/run-job.ts'
 
 const cacheOptions = z.strictObject({
   job: z.string().min(1).describe('Job file in AI Toolkit’s dialect, YAML or JSON.'),
@@ -26,8 +26,10 @@ export const cacheCommand: BinCommand = {
     yield* checkJobIter(job, { signal })
     const device = yield* openBackendIter(backend)
     try {
-      yield* planJobIter(job, { signal })
-      return yield* cacheJobIter(job, { device, signal })
+      const unreadable = yield* planJobIter(job, { signal })
+      const result = yield* cacheJobIter(job, { device, signal })
+      yield* tellSkipped(unreadable.length + result.skipped.length)
+      return result
     } finally {
       device.destroy()
     }

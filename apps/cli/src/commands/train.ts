@@ -5,7 +5,7 @@ import { z } from 'zod'
 import { makePreview } from '../lib/make-preview.ts'
 import { backendOptions, openBackendIter } from '../lib/open-backend.ts'
 import { readJob } from '../lib/read-job.ts'
-import { cacheJobIter, checkJobIter, jobFolders, planJobIter } from '../lib/run-job.ts'
+import { cacheJobIter, checkJobIter, jobFolders, planJobIter, tellSkipped } from '../lib/run-job.ts'
 
 const trainOptions = z.strictObject({
   job: z.string().min(1).describe('Job file in AI Toolkit’s dialect, YAML or JSON.'),
@@ -34,19 +34,14 @@ export const trainCommand: BinCommand = {
     yield* checkJobIter(jobFile, { signal })
     const device = yield* openBackendIter(backend)
     try {
-      yield* planJobIter(jobFile, { signal })
+      const unreadable = yield* planJobIter(jobFile, { signal })
       const { skipped } = yield* cacheJobIter(jobFile, { device, signal })
       const { out, plan, cacheDir } = jobFolders(job)
       const result = yield* trainIter(
         { job, plan, cacheDir, out, resume },
         { device, signal, preview: makePreview({ job, device, plan }) },
       )
-      if (skipped.length > 0) {
-        yield {
-          type: 'note',
-          message: `${skipped.length} clips could not be read and were left out; see above.`,
-        }
-      }
+      yield* tellSkipped(unreadable.length + skipped.length)
       return result
     } finally {
       device.destroy()

@@ -9,6 +9,7 @@ import { exportLoraIter } from '@kinora/exporter'
 import type { DeviceInfo } from '@kinora/kernel-api'
 import type { Expert } from '@kinora/lora-files'
 import { checkFfmpeg } from '@kinora/media'
+import { openPipeline } from '@kinora/sampler'
 import {
   lockFolder,
   requireFreeSpace,
@@ -77,7 +78,7 @@ export async function* demoIter(
   try {
     const phases = new Phases(await previousSeconds(join(out, 'report.json')))
 
-    const clips = join(out, 'clips')
+    const clips = join(out, 'dataset')
     yield* phases.run(
       'prep',
       prepareClipsIter({ source: join(tinyWan, 'footage'), out: clips, cutMargin: 0 }, { signal }),
@@ -101,16 +102,18 @@ export async function* demoIter(
       }),
     )
     const job = await readJob(jobFile)
-    yield* checkJobIter(job, { signal })
-    yield* phases.run('plan', planJobIter(job, { signal }))
+    yield* withoutPreflight(checkJobIter(job, { signal }))
+    yield* phases.run('plan', withoutPreflight(planJobIter(job, { signal })))
     const cached = yield* phases.run('cache', cacheJobIter(job, { device, signal }))
     if (cached.latents.made + cached.texts.made === 0) phases.reuse('cache')
 
     const checkpoint = await openCheckpoint(checkpointFolder, { signal })
     const evaluation = await readEvaluation(tinyWan)
+    // One pipeline for both: the second set finds the first frames encoded.
+    const pipeline = openPipeline(checkpoint, device, { compute: 'f32' })
     const previews = (name: 'before' | 'after', loras: readonly string[]) =>
       previewsIter(
-        { folder: join(out, 'previews', name), settings, evaluation, checkpoint, loras },
+        { folder: join(out, 'previews', name), settings, evaluation, pipeline, loras },
         { device, signal },
       )
     const before = yield* phases.run('previews before', previews('before', []))
@@ -147,6 +150,7 @@ export async function* demoIter(
     const after = yield* phases.run('previews after', previews('after', loras))
     if (after.reused) phases.reuse('previews after')
 
+    pipeline.release()
     yield* phases.run(
       'contact sheet',
       writeContactSheet(join(out, 'contact-sheet.png'), { settings, evaluation, before, after }),
@@ -202,6 +206,19 @@ class Phases {
     this.reused.push(name)
     this.seconds[name] = this.#before[name] ?? this.seconds[name]!
   }
+}
+
+/** Preflight's advice is for the real model and real footage; what would fail is an error and stays one. */
+async function* withoutPreflight<Result>(
+  stage: AsyncGenerator<StageEvent, Result>,
+): AsyncGenerator<StageEvent, Result> {
+  let next = await stage.next()
+  while (!next.done) {
+    const event = next.value
+    if (event.type !== 'warning' || !event.code.startsWith('PREFLIGHT_')) yield event
+    next = await stage.next()
+  }
+  return next.value
 }
 
 function secondsSince(startedAt: number): number {

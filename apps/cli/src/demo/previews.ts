@@ -4,9 +4,8 @@ import { basename, join } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
 import { parseLoraFileName, readLora } from '@kinora/lora-files'
 import { readFrames, writeVideo, type RgbImage } from '@kinora/media'
-import { openPipeline, type PipelineLora } from '@kinora/sampler'
+import type { PipelineLora, WanPipeline } from '@kinora/sampler'
 import { writeFileAtomic, type RunContext, type StageEvent } from '@kinora/stage'
-import type { WanCheckpoint } from '@kinora/wan'
 import { demoPrompt, type DemoSettings } from './demo-job.ts'
 import { psnr } from './psnr.ts'
 
@@ -27,7 +26,7 @@ interface PreviewWork {
   folder: string
   settings: DemoSettings
   evaluation: readonly EvaluationClip[]
-  checkpoint: WanCheckpoint
+  pipeline: WanPipeline
   /** LoRA files, named by expert; none for the base model. */
   loras: readonly string[]
 }
@@ -52,7 +51,7 @@ export async function readEvaluation(tinyWan: string): Promise<EvaluationClip[]>
  * comes to the true clip. Previews of the same inputs are found in `previews.json` and not generated again.
  */
 export async function* previewsIter(
-  { folder, settings, evaluation, checkpoint, loras }: PreviewWork,
+  { folder, settings, evaluation, pipeline, loras }: PreviewWork,
   { device, signal }: RunContext & { device: Device },
 ): AsyncGenerator<StageEvent, PreviewResult> {
   const { size, numFrames, sampleSteps, shift, seed } = settings
@@ -62,7 +61,7 @@ export async function* previewsIter(
     [size, numFrames, sampleSteps, shift, seed, demoPrompt, device.info.adapter],
     await Promise.all(
       (['transformer', 'transformer_2', 'vae', 'text_encoder'] as const).map((part) =>
-        checkpoint.fingerprint(part),
+        pipeline.checkpoint.fingerprint(part),
       ),
     ),
     await Promise.all([...loras, ...evaluation.flatMap(Object.values)].map(hashFile)),
@@ -84,48 +83,43 @@ export async function* previewsIter(
   const total = evaluation.length * sampleSteps
   yield { type: 'started', phase, total }
   const clips: SavedClip[] = []
-  const pipeline = openPipeline(checkpoint, device, { compute: 'f32' })
-  try {
-    for (const [index, { image, truth }] of evaluation.entries()) {
-      const generating = pipeline.generateIter(
-        {
-          image,
-          prompt: demoPrompt,
-          seed,
-          width: size,
-          height: size,
-          numFrames,
-          steps: sampleSteps,
-          guidance: 1,
-          shift,
-          scheduler: 'euler',
-          loras: adapters,
-        },
-        { signal },
-      )
-      let next = await generating.next()
-      while (!next.done) {
-        const event = next.value
-        if (event.type === 'progress' && event.phase === 'denoise') {
-          const done = index * sampleSteps + event.done
-          yield { type: 'progress', phase, done, total, item: basename(image) }
-        }
-        next = await generating.next()
+  for (const [index, { image, truth }] of evaluation.entries()) {
+    const generating = pipeline.generateIter(
+      {
+        image,
+        prompt: demoPrompt,
+        seed,
+        width: size,
+        height: size,
+        numFrames,
+        steps: sampleSteps,
+        guidance: 1,
+        shift,
+        scheduler: 'euler',
+        loras: adapters,
+      },
+      { signal },
+    )
+    let next = await generating.next()
+    while (!next.done) {
+      const event = next.value
+      if (event.type === 'progress' && event.phase === 'denoise') {
+        const done = index * sampleSteps + event.done
+        yield { type: 'progress', phase, done, total, item: basename(image) }
       }
-      const { frames } = next.value
-      const file = `${index + 1}.mp4`
-      await writeVideo(join(folder, file), frames, { fps }, { signal })
-      const expected = await readClip(truth, size, { signal })
-      const data = (list: readonly RgbImage[]): Uint8Array[] => list.map((frame) => frame.data)
-      clips.push({
-        image: basename(image),
-        file,
-        sha256: await hashFile(join(folder, file)),
-        psnr: psnr(data(frames), data(expected)),
-      })
+      next = await generating.next()
     }
-  } finally {
-    pipeline.release()
+    const { frames } = next.value
+    const file = `${index + 1}.mp4`
+    await writeVideo(join(folder, file), frames, { fps }, { signal })
+    const expected = await readClip(truth, size, { signal })
+    const data = (list: readonly RgbImage[]): Uint8Array[] => list.map((frame) => frame.data)
+    clips.push({
+      image: basename(image),
+      file,
+      sha256: await hashFile(join(folder, file)),
+      psnr: psnr(data(frames), data(expected)),
+    })
   }
   await writeFileAtomic(stateFile, `${JSON.stringify({ key, clips }, null, 2)}\n`)
   return { reused: false, clips: clips.map((clip) => ({ ...clip, file: join(folder, clip.file) })) }

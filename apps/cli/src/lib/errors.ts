@@ -45,4 +45,9 @@ export const kinoraErrors = defineErrors('KINORA', {
     message: (checks: readonly string[]) => `This machine is not ready: ${checks.join(', ')}.`,
     fix: 'Do what the lines above say, then run kinora doctor again.',
   },
+  TOO_MANY_SKIPPED: {
+    message: (numSkipped: number, maxSkipped: number) =>
+      `${numSkipped} clips cannot be read, more than the ${maxSkipped} that kinora.max_skipped allows.`,
+    fix: 'Mend or remove the clips named above, or raise kinora.max_skipped.',
+  },
 })

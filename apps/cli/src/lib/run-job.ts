@@ -82,11 +82,21 @@ async function exists(file: string): Promise<boolean> {
   )
 }
 
-/** Plans a job's buckets, and says what the plan shows to be wrong with the job. The job's folder is locked meanwhile. */
+/** A clip that was left out because its file gives no frames. */
+export interface UnreadableClip {
+  clip: string
+  reason: string
+}
+
+/**
+ * Plans a job's buckets, and says what the plan shows to be wrong with the job. The job's folder is locked meanwhile.
+ *
+ * @returns clips that cannot be read, which the plan leaves out
+ */
 export async function* planJobIter(
   { file, text, job }: JobFile,
   { signal }: RunContext,
-): AsyncGenerator<StageEvent, void> {
+): AsyncGenerator<StageEvent, UnreadableClip[]> {
   const { out, plan: planFile } = jobFolders(job)
   await using _lock = await lockFolder(out)
   await writeFileAtomic(join(out, 'config.yaml'), text)
@@ -97,6 +107,24 @@ export async function* planJobIter(
     file,
     findings.filter(({ code, message }) => !known.has(code + message)),
   )
+  const unreadable = plan.skipped
+    .filter(({ reason }) => reason === 'unreadable' || reason === 'missing-file')
+    .map(({ clip, reason, detail }) => ({ clip, reason: detail ?? reason }))
+  const { max_skipped } = job.config.process[0].kinora
+  if (max_skipped !== null && unreadable.length > max_skipped) {
+    throw kinoraErrors.TOO_MANY_SKIPPED(unreadable.length, max_skipped)
+  }
+  return unreadable
+}
+
+/** What is said at the end of a run that left clips out. */
+export function* tellSkipped(numSkipped: number): Generator<StageEvent, void> {
+  if (numSkipped === 0) return
+  const clips = numSkipped === 1 ? 'clip' : 'clips'
+  yield {
+    type: 'note',
+    message: `${numSkipped} ${clips} could not be read and took no part; each is named above.`,
+  }
 }
 
 /** Fills the cache of a planned job. The job's folder is locked meanwhile. */
