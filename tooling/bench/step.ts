@@ -8,16 +8,18 @@
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 
-import { normals, numElements, type Device, type Tensor } from '@kinora/kernel-api'
+import { normals, numElements } from '@kinora/kernel-api'
 import { createTape } from '@kinora/trainer-core'
 import {
   createLora,
   createTransformer,
   parseTransformerConfig,
+  transformerTensors,
   uploadLora,
-  type WeightSource,
 } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
+
+import { RandomWeights } from './random-weights.ts'
 
 const { values: flags } = parseArgs({
   options: {
@@ -56,86 +58,6 @@ const everything = [
   'ffn.net.0.proj',
 ]
 
-/** Random weights made on the device: speed does not depend on their values. */
-class RandomWeights implements WeightSource {
-  readonly #shapes: ReadonlyMap<string, readonly number[]>
-  readonly #device: Device
-  readonly #pools = new Map<string, Tensor>()
-
-  constructor(shapes: ReadonlyMap<string, readonly number[]>, device: Device) {
-    this.#shapes = shapes
-    this.#device = device
-  }
-
-  has(name: string): boolean {
-    return this.#shapes.has(name)
-  }
-
-  load(name: string, device: Device, dtype: 'f32' | 'f16'): Promise<Tensor> {
-    const shape = this.#shapes.get(name)!
-    const kept = device.scope(() => {
-      const pool = this.#pool(dtype)
-      const n = numElements(shape)
-      const parts = Array.from({ length: Math.ceil(n / POOL) }, (_, i) =>
-        device.ops.slice(pool, 0, 0, Math.min(POOL, n - i * POOL)),
-      )
-      const whole = parts.length > 1 ? device.ops.concat(parts, 0) : parts[0]!
-      return device.retain(device.ops.reshape(whole, shape))
-    })
-    return Promise.resolve(kept)
-  }
-
-  #pool(dtype: 'f32' | 'f16'): Tensor {
-    let pool = this.#pools.get(dtype)
-    if (!pool) {
-      const f32 = this.#device.upload(
-        normals(7, 0, POOL).map((value) => value * 0.02),
-        [POOL],
-        'f32',
-      )
-      pool = this.#device.retain(dtype === 'f32' ? f32 : this.#device.ops.cast(f32, 'f16'))
-      this.#pools.set(dtype, pool)
-    }
-    return pool
-  }
-}
-const POOL = 1 << 22
-
-function shapesOf(
-  config: ReturnType<typeof parseTransformerConfig>,
-): Map<string, readonly number[]> {
-  const dim = config.numHeads * config.headDim
-  const shapes = new Map<string, readonly number[]>()
-  const linear = (name: string, out: number, input: number): void => {
-    shapes.set(`${name}.weight`, [out, input])
-    shapes.set(`${name}.bias`, [out])
-  }
-  shapes.set('patch_embedding.weight', [dim, config.inChannels, ...config.patchSize])
-  shapes.set('patch_embedding.bias', [dim])
-  linear('condition_embedder.time_embedder.linear_1', dim, config.freqDim)
-  linear('condition_embedder.time_embedder.linear_2', dim, dim)
-  linear('condition_embedder.time_proj', 6 * dim, dim)
-  linear('condition_embedder.text_embedder.linear_1', dim, config.textDim)
-  linear('condition_embedder.text_embedder.linear_2', dim, dim)
-  shapes.set('scale_shift_table', [1, 2, dim])
-  linear('proj_out', 4 * config.outChannels, dim)
-  for (let n = 0; n < config.numLayers; n++) {
-    const block = `blocks.${n}`
-    for (const attention of ['attn1', 'attn2']) {
-      for (const part of ['to_q', 'to_k', 'to_v', 'to_out.0'])
-        linear(`${block}.${attention}.${part}`, dim, dim)
-      shapes.set(`${block}.${attention}.norm_q.weight`, [dim])
-      shapes.set(`${block}.${attention}.norm_k.weight`, [dim])
-    }
-    shapes.set(`${block}.norm2.weight`, [dim])
-    shapes.set(`${block}.norm2.bias`, [dim])
-    linear(`${block}.ffn.net.0.proj`, config.ffnDim, dim)
-    linear(`${block}.ffn.net.2`, dim, config.ffnDim)
-    shapes.set(`${block}.scale_shift_table`, [1, 6, dim])
-  }
-  return shapes
-}
-
 const device = await openDevice({ profile: flags.profile })
 console.log(`${device.info.adapter}, ${device.info.driver}`)
 const compute = device.info.computeDTypes.includes('f16') ? 'f16' : 'f32'
@@ -161,7 +83,7 @@ const config = parseTransformerConfig(
 const started = performance.now()
 const transformer = await createTransformer(
   config,
-  new RandomWeights(shapesOf(config), device),
+  new RandomWeights(transformerTensors(config), device),
   device,
   {
     compute,
@@ -199,6 +121,7 @@ for (const name of flags.cases.split(',')) {
     'f32',
   )
   device.resetPeak()
+  const profile: Awaited<ReturnType<typeof device.takeProfile>> = []
   const seconds: number[] = []
   const losses: number[] = []
   for (let step = 0; step <= count('repeat'); step++) {
@@ -240,7 +163,10 @@ for (const name of flags.cases.split(',')) {
     await device.sync()
     if (step > 0) seconds.push((performance.now() - start) / 1000)
     losses.push(value!)
-    if (step === 0 && flags.profile) await device.takeProfile()
+    if (flags.profile) {
+      const times = await device.takeProfile()
+      if (step > 0) profile.push(...times)
+    }
   }
   const dim = config.numHeads * config.headDim
   const linearFlops = config.numLayers * (6 * dim * dim + 2 * dim * config.ffnDim) * 2 * tokens * 3
@@ -262,15 +188,18 @@ for (const name of flags.cases.split(',')) {
   console.log(JSON.stringify(result))
   results.push(result)
   if (flags.profile) {
+    // A device times the first 1024 dispatches of a step: two layers are as many as fit.
     const byKernel = new Map<string, { ms: number; runs: number }>()
-    for (const { kernel, milliseconds } of await device.takeProfile()) {
-      const sum = byKernel.get(kernel) ?? { ms: 0, runs: 0 }
-      byKernel.set(kernel, { ms: sum.ms + milliseconds, runs: sum.runs + 1 })
+    for (const { kernel, detail, milliseconds } of profile) {
+      const extents = /\bM (\d+), N (\d+)(?:, K (\d+))?/.exec(detail)
+      const key = extents ? `${kernel} ${extents.slice(1).filter(Boolean).join(' x ')}` : kernel
+      const sum = byKernel.get(key) ?? { ms: 0, runs: 0 }
+      byKernel.set(key, { ms: sum.ms + milliseconds, runs: sum.runs + 1 })
     }
-    const steps = count('repeat')
     for (const [kernel, { ms, runs }] of [...byKernel].toSorted((a, b) => b[1].ms - a[1].ms)) {
+      const steps = count('repeat')
       console.log(
-        `  ${kernel.padEnd(40)} ${(ms / steps).toFixed(2).padStart(10)} ms ${Math.round(runs / steps)} runs`,
+        `  ${kernel.padEnd(44)} ${(ms / steps).toFixed(2).padStart(9)} ms  ${(runs / steps).toFixed(0).padStart(4)} runs  ${(ms / runs).toFixed(3)} ms each`,
       )
     }
   }
