@@ -170,7 +170,10 @@ describe('train', () => {
   })
 
   it('goes on after aborts to the bytes of the uninterrupted run', async () => {
-    const overrides = { train: { ema_config: { use_ema: true, ema_decay: 0.9 } } }
+    const overrides = {
+      train: { ema_config: { use_ema: true, ema_decay: 0.9 } },
+      kinora: { validation: { fraction: 0.3, bands: 1 } },
+    }
     await runTo('a', overrides)
     for (const stopAt of [1, 3, 4]) {
       const controller = new AbortController()
@@ -239,6 +242,67 @@ describe('train', () => {
     ])
     expect(steps[2]!.loss).toBeCloseTo(steps[2]!.unweightedLoss! / 2, 6)
     expect(steps.map(({ learningRate }) => learningRate)).toEqual([1e-3, 1e-3, 5e-4, 5e-4])
+  })
+
+  it('measures held-out clips on fixed noise, and keeps the best LoRA of each expert', async () => {
+    const overrides = {
+      train: { steps: 4 },
+      kinora: { validation: { fraction: 0.3, bands: 2 } },
+    }
+    const { best } = await runTo('a', overrides)
+    const out = join(run.folder, 'a')
+    const text = await readFile(join(out, 'metrics.jsonl'), 'utf8')
+    const lines = text
+      .trim()
+      .split('\n')
+      .map(
+        (line) =>
+          JSON.parse(line) as {
+            type: string
+            step: number
+            expert: string
+            loss: number
+            bands: { timestep: number }[]
+          },
+      )
+      .filter(({ type }) => type === 'validation')
+    expect(lines.map(({ step, expert }) => `${step} ${expert}`)).toEqual(
+      [0, 2, 4].flatMap((step) => [`${step} high`, `${step} low`]),
+    )
+    expect(lines[0]!.bands.map(({ timestep }) => timestep)).toEqual([975, 925])
+    expect(lines[1]!.bands.map(({ timestep }) => timestep)).toEqual([675, 225])
+    for (const expert of ['high', 'low'] as const) {
+      const own = lines.filter((line) => line.expert === expert && line.step > 0)
+      const least = own.reduce((a, b) => (b.loss < a.loss ? b : a))
+      expect(best[expert]).toMatchObject({ step: least.step, loss: least.loss })
+      const { metadata } = await readLora(best[expert]!.file)
+      expect(JSON.parse(metadata['training_info']!)).toMatchObject({ step: least.step })
+    }
+    // The low-noise expert has not been trained at step 2: its loss on the same noise is the same.
+    expect(lines[3]!.loss).toBe(lines[1]!.loss)
+    expect(lines[5]!.loss).not.toBe(lines[1]!.loss)
+    const again = await train(
+      { ...optionsOf('a', { ...overrides, train: { steps: 6 } }), resume: 'best' },
+      { device },
+    )
+    expect(again.step).toBe(6)
+  })
+
+  it('writes both experts in one file where asked', async () => {
+    const { files } = await runTo('a', {
+      train: { steps: 4 },
+      network: { split_multistage_loras: false },
+      save: { save_every: 1, max_step_saves_to_keep: 2 },
+    })
+    expect(Object.keys(await hashes(join(run.folder, 'a')))).toEqual([
+      'tiny.safetensors',
+      'tiny_000000002.safetensors',
+      'tiny_000000003.safetensors',
+    ])
+    const [high, low] = await Promise.all(
+      (['high', 'low'] as const).map((expert) => readLora(files[expert]!, { expert })),
+    )
+    expect(high!.modules).not.toEqual(low!.modules)
   })
 
   it('goes on without a preview that fails', async () => {

@@ -38,6 +38,10 @@ export const trainerErrors = defineErrors('TRAINER', {
       `${file} is not a bucket plan for this job: ${problem}.`,
     fix: 'Make the plan again with `kinora plan`.',
   },
+  NO_VALIDATION_PLAN: {
+    message: (folder: string) => `The clips of ${folder}, kept for validation, have no plan.`,
+    fix: 'Plan and cache them as the others and pass the plan, or set kinora.validation.fraction instead.',
+  },
   NO_SAMPLES: {
     message: (file: string) => `${file} leaves nothing to train on.`,
     fix: 'Add clips, or make regularisation sets not the only ones; then run `kinora plan` and `kinora cache` again.',

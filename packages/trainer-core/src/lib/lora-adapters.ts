@@ -14,6 +14,7 @@ export interface LoraOptions {
 }
 
 export interface TrainedLora {
+  readonly device: Device
   readonly options: LoraOptions
   readonly targets: readonly LoraTarget[]
   /** What the transformer takes: one adapter a module. */
@@ -23,6 +24,25 @@ export interface TrainedLora {
   /** Name of each of `params`, such as `blocks.0.attn1.to_q.lora_A`. */
   readonly names: readonly string[]
   release(): void
+}
+
+/** The adapters with other factors than those being trained, or with their scale multiplied. */
+export function adaptersOf(
+  { adapters, targets, params }: TrainedLora,
+  factors: readonly Tensor[] = params,
+  weight = 1,
+): ReadonlyMap<string, readonly Adapter[]> {
+  if (factors === params && weight === 1) return adapters
+  return new Map(
+    targets.map(({ name }, i) => [
+      name,
+      adapters.get(name)!.map(({ scale }) => ({
+        a: factors[2 * i]!,
+        b: factors[2 * i + 1]!,
+        scale: scale * weight,
+      })),
+    ]),
+  )
 }
 
 /** Which of the linears a job adapts. */
@@ -74,6 +94,7 @@ export function uploadFactors(
     }
   })
   return {
+    device,
     options,
     targets,
     adapters,

@@ -11,6 +11,8 @@ export interface TrainOptions {
   job: TrainJob
   /** The bucket-plan.json that was cached. */
   plan: string
+  /** Plan of the clips of `kinora.validation.folder`, cached in the same folder. */
+  validationPlan?: string | undefined
   /** Folder of `cacheDataset`'s entries. */
   cacheDir: string
   /** Output folder; `training_folder/name` of the job unless given. */
@@ -61,4 +63,6 @@ export interface TrainResult {
   files: Partial<Record<Expert, string>>
   /** Loss of the last step of each expert. */
   losses: Partial<Record<Expert, number>>
+  /** Where clips were held out: each expert's best step by its loss on them, and that LoRA's file. */
+  best: Partial<Record<Expert, { step: number; loss: number; file: string }>>
 }

@@ -1,9 +1,10 @@
-import type { Device, LossKind, Ops, Tensor } from '@kinora/kernel-api'
+import type { Adapter, Device, LossKind, Ops, Tensor } from '@kinora/kernel-api'
 import { buildCondition, type WanTransformer } from '@kinora/wan'
 import { createTape } from './autograd/tape.ts'
 import { trainerErrors } from './errors.ts'
 import type { MicroBatch } from './noise/prepare-micro-batch.ts'
-import { weightedAdapters, type TrainedExpert } from './trained-expert.ts'
+import { adaptersOf } from './lora-adapters.ts'
+import type { TrainedExpert } from './trained-expert.ts'
 
 // One step of one expert: gradients of its micro-batches, then one update. All of it is queued without waiting; the step waits
 // once, for its losses and the norm of its gradient.
@@ -117,6 +118,35 @@ function summarise(
   }
 }
 
+/** The network's input of a micro-batch on the device: [B, 36, F, H, W], text [B, L, D], target [B, 16, F, H, W]. */
+function uploadBatch(
+  device: Device,
+  batch: MicroBatch,
+): { input: { latents: Tensor; timesteps: readonly number[]; text: Tensor }; target: Tensor } {
+  const { ops } = device
+  const upload = (data: Float32Array): Tensor => device.upload(data, batch.shape, 'f32')
+  const condition = buildCondition(ops, upload(batch.condition_BZFHW))
+  return {
+    input: {
+      latents: ops.concat([upload(batch.noisy_BZFHW), condition], 1),
+      timesteps: batch.timesteps,
+      text: device.upload(batch.text_BLD, batch.textShape, 'f32'),
+    },
+    target: upload(batch.target_BZFHW),
+  }
+}
+
+/** What the network predicts for a micro-batch, and what it should. Without gradients; call it in a scope. */
+export function predictVelocity(
+  device: Device,
+  transformer: WanTransformer,
+  batch: MicroBatch,
+  adapters: ReadonlyMap<string, readonly Adapter[]>,
+): { prediction: Tensor; target: Tensor } {
+  const { input, target } = uploadBatch(device, batch)
+  return { prediction: transformer.forward(device.ops, input, { adapters }), target }
+}
+
 /** Queues the forward and backward passes of a step. The caller releases. */
 function queueGradients(
   device: Device,
@@ -173,30 +203,24 @@ function queueGradients(
         const numItems = batch.shape[0]
         const share =
           lossScale / numItems / (options.accumulation === 'mean' ? microBatches.length : 1)
-        const upload = (data: Float32Array): Tensor => device.upload(data, batch.shape, 'f32')
-        const latents = ops.concat(
-          [upload(batch.noisy_BZFHW), buildCondition(ops, upload(batch.condition_BZFHW))],
-          1,
-        )
-        const adapters = weightedAdapters(lora, batch.samples[0]!.dataset.network_weight)
-        const { timesteps } = batch
+        const { input, target } = uploadBatch(device, batch)
+        const adapters = adaptersOf(lora, params, batch.samples[0]!.dataset.network_weight)
         const forward = (text: Tensor) => (tape: Ops) =>
-          transformer.forward(tape, { latents, timesteps, text }, { adapters, keep: ['attn1'] })
+          transformer.forward(tape, { ...input, text }, { adapters, keep: ['attn1'] })
 
-        const text = device.upload(batch.text_BLD, batch.textShape, 'f32')
         const main = gradients(
-          forward(text),
-          upload(batch.target_BZFHW),
+          forward(input.text),
+          target,
           options.lossKind,
           batch.weights.map((weight) => weight * share),
         )
         let preservation: Tensor | undefined
         if (batch.preservationText_BLD) {
           // What the base model says to the other prompt is what the LoRA should go on saying to it.
-          const otherText = device.upload(batch.preservationText_BLD, batch.textShape, 'f32')
-          const base = transformer.forward(ops, { latents, timesteps, text: otherText })
+          const text = device.upload(batch.preservationText_BLD, batch.textShape, 'f32')
+          const base = transformer.forward(ops, { ...input, text })
           preservation = gradients(
-            forward(otherText),
+            forward(text),
             base,
             'mse',
             Array<number>(numItems).fill(options.preservationMultiplier * share),

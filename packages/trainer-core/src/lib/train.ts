@@ -1,16 +1,16 @@
 import { access, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { trainingMetadata, type LoraWeights } from '@kinora/lora-files'
+import { loraFileName, trainingMetadata, type LoraWeights } from '@kinora/lora-files'
 import { drain, isCodedError, lockFolder, writeFileAtomic, type StageEvent } from '@kinora/stage'
 import { openCheckpoint } from '@kinora/wan'
 import { openTrainingData } from './data/training-data.ts'
-import { readLoraWeights } from './lora-adapters.ts'
+import { adaptersOf, readLoraWeights } from './lora-adapters.ts'
 import { MetricsFile } from './metrics.ts'
 import { createMicroBatches, type MicroBatch } from './noise/prepare-micro-batch.ts'
 import { createRandomStreams, type Expert } from './noise/random-streams.ts'
 import { packageVersion } from './package-version.ts'
-import { checkIdentity, findStart } from './resume/find-start.ts'
-import { pruneStepSaves, removeLeftovers, writeLoras } from './resume/lora-saves.ts'
+import { bestOf, checkIdentity, findStart } from './resume/find-start.ts'
+import { pruneStepSaves, removeLeftovers, writeBestLora, writeLoras } from './resume/lora-saves.ts'
 import { writeTrainingState } from './resume/training-state.ts'
 import { computeDtype, learningRateAt, stepOptions, turnOptions } from './step-settings.ts'
 import type { TrainContext, TrainOptions, TrainResult } from './train-options.ts'
@@ -19,11 +19,13 @@ import {
   BaseModels,
   createTrainedExpert,
   describeTrainedExpert,
+  finishedParams,
   releaseExpert,
   stateTensors,
   type TrainedExpert,
 } from './trained-expert.ts'
 import { stepsOfExperts, turnAt } from './turns.ts'
+import { judgeValidation, measureValidation } from './validation.ts'
 
 /**
  * Trains the LoRAs of a job. Everything is a function of the job, the seed and the step, so a run that was interrupted at any
@@ -80,6 +82,7 @@ export async function* trainIter(
     }
     await start.saved?.close()
     let step = train.start_step ?? start.step
+    const validation = { ...start.validation }
     await metrics.rewindTo(step)
     await writeFileAtomic(join(out, 'job.json'), `${JSON.stringify(job, null, 2)}\n`)
     if (step < train.steps) {
@@ -106,23 +109,27 @@ export async function* trainIter(
           version: 1,
           step,
           ...identity,
-          best: {},
+          validation,
           experts: eachLearner((learner) => describeTrainedExpert(learner, train.optimizer)),
         },
         eachLearner(stateTensors),
       )
+    const readWeights = async (learner: TrainedExpert): Promise<LoraWeights> => {
+      const { params, release } = finishedParams(learner)
+      try {
+        return await readLoraWeights(device, learner.lora, params)
+      } finally {
+        release()
+      }
+    }
     const readLoras = async (): Promise<Partial<Record<Expert, LoraWeights>>> => {
       const loras: Partial<Record<Expert, LoraWeights>> = {}
-      for (const [expert, { lora, optimizer, average }] of learners) {
-        const finished = average ? undefined : optimizer.finishedParams?.()
-        loras[expert] = await readLoraWeights(device, lora, average?.params ?? finished)
-        for (const tensor of finished ?? []) device.release(tensor)
-      }
+      for (const [expert, learner] of learners) loras[expert] = await readWeights(learner)
       return loras
     }
-    const saveLoras = async (finished: boolean): Promise<Partial<Record<Expert, string>>> => {
+    const metadataOf = async (): Promise<Record<string, string>> => {
       const epoch = stepsOfExperts(step, turns)[trained[0]!] / data.normal.batchesPerEpoch
-      const metadata = trainingMetadata({
+      return trainingMetadata({
         name,
         step,
         epoch: Math.floor(epoch * train.gradient_accumulation),
@@ -130,12 +137,14 @@ export async function* trainIter(
         meta: job.meta,
         softwareVersion: await packageVersion(),
       })
+    }
+    const saveLoras = async (finished: boolean): Promise<Partial<Record<Expert, string>>> => {
       const files = await writeLoras(
         out,
         name,
         await readLoras(),
         process,
-        metadata,
+        await metadataOf(),
         finished ? undefined : step,
       )
       for (const expert of trained) {
@@ -171,6 +180,33 @@ export async function* trainIter(
       }
     }
 
+    /** Loss of both experts on the clips held out; the best LoRA so far is kept apart. */
+    async function* validate(): AsyncGenerator<StageEvent> {
+      if (data.heldOut.length === 0 || validation[trained[0]!]?.at(-1)?.step === step) return
+      const { bands: numBands } = kinora.validation
+      for (const [expert, learner] of learners) {
+        const { params, release } = finishedParams(learner)
+        const measured = await measureValidation(
+          device,
+          await base.get(expert, signal),
+          expert,
+          adaptersOf(learner.lora, params),
+          data.heldOut,
+          microBatches,
+          { boundary, numBands },
+        ).finally(release)
+        await metrics.append({ type: 'validation', step, expert, ...measured })
+        const before = bestOf(validation[expert] ?? [])
+        const history = [...(validation[expert] ?? []), { step, loss: measured.loss }]
+        validation[expert] = history
+        const values = { [`${expert}Loss`]: measured.loss }
+        yield { type: 'progress', phase: 'validation', done: history.length, item: expert, values }
+        if (step === 0 || (before && before.loss <= measured.loss)) continue
+        const weights = await readWeights(learner)
+        await writeBestLora(out, name, expert, weights, process, await metadataOf())
+      }
+    }
+
     const microBatches = createMicroBatches({
       job,
       boundary,
@@ -198,6 +234,7 @@ export async function* trainIter(
 
     yield { type: 'started', phase: 'train', total: train.steps }
     if ((step <= 1 && !train.skip_first_sample) || train.force_first_sample) yield* makePreview()
+    if (step === 0) yield* validate()
     const losses: Partial<Record<Expert, number>> = {}
     let prepared = step < train.steps ? prepare(step) : undefined
     while (step < train.steps) {
@@ -261,6 +298,7 @@ export async function* trainIter(
         })
       }
       if (isLast) break
+      if (isDue(step, kinora.validation.every ?? save.save_every)) yield* validate()
       if (isDue(step, save.save_every) || (await takeRequest(out, 'save-now'))) {
         await saveState()
         await saveLoras(false)
@@ -275,10 +313,18 @@ export async function* trainIter(
       }
     }
 
+    yield* validate()
     await saveState()
     const files = await saveLoras(true)
     if (start.step < train.steps) yield* makePreview()
-    return { step, out, files, losses }
+    const best: TrainResult['best'] = {}
+    for (const expert of trained) {
+      const verdict = judgeValidation(expert, validation[expert] ?? [])
+      if (verdict) yield { type: 'note', message: verdict }
+      const found = bestOf(validation[expert] ?? [])
+      if (found) best[expert] = { ...found, file: join(out, 'best', loraFileName(name, expert)) }
+    }
+    return { step, out, files, losses, best }
   } finally {
     await start.saved?.close()
     for (const learner of learners.values()) releaseExpert(learner)

@@ -1,5 +1,5 @@
 import type { TrainProcess } from '@kinora/config-schema'
-import { numElements, type Adapter, type Device } from '@kinora/kernel-api'
+import { numElements, type Device, type Tensor } from '@kinora/kernel-api'
 import { readLora } from '@kinora/lora-files'
 import {
   loadTransformer,
@@ -46,25 +46,27 @@ export function stateTensors({
   ])
 }
 
+/**
+ * The weights to save, preview and measure with: the moving average where there is one, else what the optimiser says, else those
+ * being trained. Call `release` when done.
+ */
+export function finishedParams({ lora, optimizer, average }: TrainedExpert): {
+  params: readonly Tensor[]
+  release: () => void
+} {
+  if (average) return { params: average.params, release: () => {} }
+  const own = optimizer.finishedParams?.()
+  return {
+    params: own ?? lora.params,
+    release: () => own?.forEach((tensor) => lora.device.release(tensor)),
+  }
+}
+
 /** Frees an expert's tensors. */
 export function releaseExpert({ lora, optimizer, average }: TrainedExpert): void {
   lora.release()
   optimizer.release()
   average?.release()
-}
-
-/** The adapters with their scale multiplied by a dataset's `network_weight`. */
-export function weightedAdapters(
-  { adapters }: TrainedLora,
-  weight: number,
-): ReadonlyMap<string, readonly Adapter[]> {
-  if (weight === 1) return adapters
-  return new Map(
-    Array.from(adapters, ([name, list]) => [
-      name,
-      list.map((adapter) => ({ ...adapter, scale: adapter.scale * weight })),
-    ]),
-  )
 }
 
 /** The frozen networks. With low memory only one is on the device at a time; a change of turn loads the other anew. */

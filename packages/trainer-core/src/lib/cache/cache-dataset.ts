@@ -7,6 +7,7 @@ import {
   logvarRange,
   openCheckpoint,
   type WanCheckpoint,
+  type WanTextEncoder,
   type WanVae,
 } from '@kinora/wan'
 import { trainerErrors } from '../errors.ts'
@@ -42,8 +43,8 @@ export interface CacheDatasetResult {
   skipped: { clip: string; reason: string }[]
 }
 
-/** Texts encoded at a time: the encoder is the large one, its batches are not. */
-const textsPerBatch = 8
+/** Texts encoded at a time. The encoder's weights are read from the disk once for each batch, so it is large. */
+const textsPerBatch = 256
 
 /**
  * Encodes what training needs and the cache lacks: target and condition latents of every sample of a plan, the embedding of every
@@ -258,7 +259,7 @@ async function* cacheTexts(
         }
       }
     } finally {
-      encoder.release()
+      await encoder.release()
     }
   }
   return { found: texts.length - missing.length, made: missing.length }
@@ -266,18 +267,14 @@ async function* cacheTexts(
 
 async function encodeTexts(
   texts: readonly string[],
-  encoder: { encode(texts: string[]): Tensor },
+  encoder: WanTextEncoder,
   device: Device,
 ): Promise<TextEntry[]> {
-  let states: Tensor | undefined
-  device.scope(() => {
-    states = device.retain(encoder.encode([...texts]))
-  })
-  const [, length, dim] = states!.shape as [number, number, number]
-  const values = (await device.read(states!)) as Float32Array
-  device.release(states!)
-  return texts.map((_, i) => {
-    const rows = values.subarray(i * length * dim, (i + 1) * length * dim)
+  const entries: TextEntry[] = []
+  for await (const states of encoder.encodeEach(texts)) {
+    const [, length, dim] = states.shape as [number, number, number]
+    const rows = (await device.read(states)) as Float32Array
+    device.release(states)
     // Rows after the real tokens are zeros; a real row never is, for it has been normalised.
     let numTokens = length
     while (
@@ -286,6 +283,7 @@ async function encodeTexts(
     ) {
       numTokens--
     }
-    return { numTokens, dim, values: rows.slice(0, numTokens * dim) }
-  })
+    entries.push({ numTokens, dim, values: rows.slice(0, numTokens * dim) })
+  }
+  return entries
 }

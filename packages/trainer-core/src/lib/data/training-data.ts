@@ -1,8 +1,9 @@
+import type { TrainProcess } from '@kinora/config-schema'
 import type { WanCheckpoint } from '@kinora/wan'
 import { CacheFolder, latentsKey, textKey } from '../cache/cache-entries.ts'
 import { trainerErrors } from '../errors.ts'
 import type { CacheKeys } from '../noise/prepare-micro-batch.ts'
-import type { Expert, RandomStreams } from '../noise/random-streams.ts'
+import { createRandomStreams, type Expert, type RandomStreams } from '../noise/random-streams.ts'
 import type { TrainOptions } from '../train-options.ts'
 import { createBatches, type Batches } from './batches.ts'
 import { promptsOf, readDataset, type Dataset, type Sample } from './dataset.ts'
@@ -16,12 +17,14 @@ export interface TrainingData {
   readonly largestBatch: number
   /** The samples of micro-batch `i` of an expert's step. */
   batchOf(expert: Expert, expertStep: number, i: number): readonly Sample[]
+  /** Samples of the clips kept out for validation. */
+  readonly heldOut: readonly Sample[]
   readonly skipped: readonly { clip: string; reason: string }[]
 }
 
 /** Finds every sample's entries in the cache, before anything expensive; the unreadable clips are left out. */
 export async function openTrainingData(
-  { job, plan, cacheDir }: TrainOptions,
+  { job, plan, validationPlan, cacheDir }: TrainOptions,
   checkpoint: WanCheckpoint,
   random: RandomStreams,
   signal: AbortSignal | undefined,
@@ -30,12 +33,25 @@ export async function openTrainingData(
   const cache = new CacheFolder(cacheDir)
   const vae = await checkpoint.fingerprint('vae')
   const textEncoder = await textFingerprint(checkpoint)
+  const clipHashes = new Map(dataset.clipHashes)
   const keys: CacheKeys = {
-    latents: (sample) => latentsKey(sample, dataset.clipHashes.get(sample.clip)!, vae),
+    latents: (sample) => latentsKey(sample, clipHashes.get(sample.clip)!, vae),
     text: (text) => textKey(text, textEncoder),
   }
-  const { samples, skipped } = await cachedSamples(dataset, cache, keys)
-  const texts = promptsOf(samples, job)
+  const found = await cachedSamples(dataset, cache, keys)
+  const skipped = [...found.skipped]
+  const { validation } = job.config.process[0].kinora
+  let { samples, heldOut } = holdOut(found.samples, dataset, validation)
+  if (validationPlan !== undefined) {
+    const other = await readDataset(validationPlan, job, signal)
+    for (const [clip, hash] of other.clipHashes) clipHashes.set(clip, hash)
+    const others = await cachedSamples(other, cache, keys)
+    heldOut = others.samples
+    skipped.push(...others.skipped)
+  } else if (validation.folder !== null) {
+    throw trainerErrors.NO_VALIDATION_PLAN(validation.folder)
+  }
+  const texts = promptsOf([...samples, ...heldOut], job)
   const missing: string[] = []
   for (const text of texts) if (!(await cache.has('text', keys.text(text)))) missing.push(text)
   if (missing.length > 0) {
@@ -67,7 +83,28 @@ export async function openTrainingData(
       const own = Math.floor(expertStep / 2) * accumulate + i
       return expertStep % 2 === 1 ? regular.at(expert, own) : normal.at(expert, own)
     },
+    heldOut,
     skipped,
+  }
+}
+
+/** Keeps a share of the clips, every sample of each, out of training; which ones is a matter of their bytes and the seed. */
+function holdOut(
+  samples: readonly Sample[],
+  { clipHashes }: Dataset,
+  { fraction, seed }: TrainProcess['kinora']['validation'],
+): { samples: Sample[]; heldOut: Sample[] } {
+  const hashOf = (sample: Sample): string => clipHashes.get(sample.clip)!
+  const clips = [
+    ...new Set(samples.filter(({ dataset: { is_reg } }) => !is_reg).map(hashOf)),
+  ].sort()
+  if (fraction === 0 || clips.length < 2) return { samples: [...samples], heldOut: [] }
+  const count = Math.min(Math.max(1, Math.round(fraction * clips.length)), clips.length - 1)
+  const order = createRandomStreams(seed).permutation('validationNoise', 'high', 0, clips.length)
+  const chosen = new Set(Array.from(order.subarray(0, count), (i) => clips[i]!))
+  return {
+    samples: samples.filter((sample) => !chosen.has(hashOf(sample))),
+    heldOut: samples.filter((sample) => chosen.has(hashOf(sample))),
   }
 }
 

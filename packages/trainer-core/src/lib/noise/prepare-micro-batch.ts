@@ -1,13 +1,9 @@
-import type { TrainJob } from '@kinora/config-schema'
+import type { TrainJob, TrainSettings } from '@kinora/config-schema'
 import type { CacheFolder, LatentsEntry, TextEntry } from '../cache/cache-entries.ts'
+import type { PromptPair } from '../data/captions.ts'
 import type { Sample } from '../data/dataset.ts'
 import type { Expert, RandomStreams } from './random-streams.ts'
-import {
-  createTimestepUniforms,
-  timestepAt,
-  timestepWeight,
-  type TimestepOptions,
-} from './timesteps.ts'
+import { createTimestepUniforms, timestepAt, timestepWeight } from './timesteps.ts'
 
 // Axes: B batch, Z latent channels, F latent frames, H rows, W columns, L text rows, D text channels.
 
@@ -48,13 +44,23 @@ export interface PrepareOptions {
 /** Entries kept in memory, least recently used dropped first: small datasets are read once. */
 const entryBytes = 512 * 2 ** 20
 
-/** Reads cached entries and makes noised micro-batches of them. */
-export function createMicroBatches(options: PrepareOptions): {
+export interface MicroBatches {
   /**
+   * What an expert trains on, noised at random.
+   *
    * @param draw number of the first item among all that the expert has drawn; each item takes the next
    */
   prepare(expert: Expert, samples: readonly Sample[], draw: number): Promise<MicroBatch>
-} {
+  /**
+   * One sample at a given timestep with its full caption, for measuring: the same noise each time.
+   *
+   * @param index which of the fixed noises
+   */
+  prepareFixed(expert: Expert, sample: Sample, timestep: number, index: number): Promise<MicroBatch>
+}
+
+/** Reads cached entries and makes noised micro-batches of them. */
+export function createMicroBatches(options: PrepareOptions): MicroBatches {
   const { job, boundary, cache, keys, random, textLength } = options
   const { train, kinora } = job.config.process[0]
   const latents = new EntryCache<LatentsEntry>(
@@ -66,14 +72,7 @@ export function createMicroBatches(options: PrepareOptions): {
     (entry) => entry.values.byteLength,
   )
   const uniformOf = createTimestepUniforms(random, kinora.timestep_sampling)
-  const weighting =
-    train.timestep_type === 'weighted'
-      ? 'weighted'
-      : train.linear_timesteps2
-        ? 'linear_timesteps2'
-        : train.linear_timesteps
-          ? 'linear_timesteps'
-          : 'none'
+  const weighting = timestepWeighting(train)
 
   async function encodeTexts(prompts: readonly string[]): Promise<{
     text_BLD: Float32Array
@@ -86,66 +85,96 @@ export function createMicroBatches(options: PrepareOptions): {
     return { text_BLD, textShape: [prompts.length, textLength, dim] }
   }
 
+  /** Mixes latents and noise, and puts the prompts to them. */
+  async function assemble(
+    samples: readonly Sample[],
+    timesteps: readonly number[],
+    noiseOf: (b: number, length: number) => { noise: Float32Array; posterior?: Float32Array },
+    weights: readonly number[],
+    isDropped: readonly boolean[],
+  ): Promise<MicroBatch> {
+    const entries = await Promise.all(samples.map((sample) => latents.get(keys.latents(sample))))
+    const [z, f, h, w] = entries[0]!.shape
+    const length = z * f * h * w
+    const noisy_BZFHW = new Float32Array(samples.length * length)
+    const target_BZFHW = new Float32Array(noisy_BZFHW.length)
+    const condition_BZFHW = new Float32Array(noisy_BZFHW.length)
+    entries.forEach((entry, b) => {
+      const { noise, posterior } = noiseOf(b, length)
+      const sigma = timesteps[b]! / 1000
+      for (let i = 0; i < length; i++) {
+        const x0 = entry.latents[i]! + (posterior ? entry.deviation[i]! * posterior[i]! : 0)
+        noisy_BZFHW[b * length + i] = (1 - sigma) * x0 + sigma * noise[i]!
+        target_BZFHW[b * length + i] = noise[i]! - x0
+      }
+      condition_BZFHW.set(entry.condition, b * length)
+    })
+    const promptOf = (pick: (sample: Sample) => PromptPair): string[] =>
+      samples.map((sample, b) => pick(sample)[isDropped[b] ? 'dropped' : 'caption'])
+    const hasPreservation = samples.every(({ prompts }) => prompts.preservation !== undefined)
+    return {
+      samples,
+      shape: [samples.length, z, f, h, w],
+      noisy_BZFHW,
+      target_BZFHW,
+      condition_BZFHW,
+      ...(await encodeTexts(promptOf(({ prompts }) => prompts))),
+      preservationText_BLD: hasPreservation
+        ? (await encodeTexts(promptOf(({ prompts }) => prompts.preservation!))).text_BLD
+        : undefined,
+      timesteps,
+      weights,
+    }
+  }
+
   return {
-    async prepare(expert, samples, draw) {
-      const entries = await Promise.all(samples.map((sample) => latents.get(keys.latents(sample))))
-      const [z, f, h, w] = entries[0]!.shape
-      const length = z * f * h * w
-      const noisy_BZFHW = new Float32Array(samples.length * length)
-      const target_BZFHW = new Float32Array(noisy_BZFHW.length)
-      const condition_BZFHW = new Float32Array(noisy_BZFHW.length)
-      const timesteps: number[] = []
-      const weights: number[] = []
-      const dropped: boolean[] = []
-      samples.forEach(({ dataset, item }, b) => {
-        const entry = entries[b]!
-        const timestepOptions: TimestepOptions = {
+    prepare(expert, samples, draw) {
+      const timesteps = samples.map(({ dataset }, b) =>
+        timestepAt(uniformOf(expert, draw + b), expert, {
           type: train.timestep_type,
           bias: dataset.is_reg ? train.content_or_style_reg : train.content_or_style,
           boundary,
           shift: kinora.shift,
-        }
-        const u = uniformOf(expert, draw + b)
-        const t = timestepAt(u, expert, timestepOptions)
-        const noise = random.normals('noise', expert, draw + b, length)
-        const posterior =
-          kinora.latents === 'sample'
-            ? random.normals('posterior', expert, draw + b, length)
-            : undefined
-        const sigma = t / 1000
-        for (let i = 0; i < length; i++) {
-          const x0 = entry.latents[i]! + (posterior ? entry.deviation[i]! * posterior[i]! : 0)
-          noisy_BZFHW[b * length + i] = (1 - sigma) * x0 + sigma * noise[i]!
-          target_BZFHW[b * length + i] = noise[i]! - x0
-        }
-        condition_BZFHW.set(entry.condition, b * length)
-        timesteps.push(t)
-        weights.push(
-          item.weight * (dataset.is_reg ? train.reg_weight : 1) * timestepWeight(t, weighting),
-        )
-        const drops = dataset.caption_dropout_rate
-        dropped.push(
-          drops > 0 && random.uniforms('captionDropout', expert, draw + b, 1)[0]! < drops,
-        )
+        }),
+      )
+      const weights = samples.map(
+        ({ item, dataset }, b) =>
+          item.weight *
+          (dataset.is_reg ? train.reg_weight : 1) *
+          timestepWeight(timesteps[b]!, weighting),
+      )
+      const isDropped = samples.map(
+        ({ dataset: { caption_dropout_rate } }, b) =>
+          caption_dropout_rate > 0 &&
+          random.uniforms('captionDropout', expert, draw + b, 1)[0]! < caption_dropout_rate,
+      )
+      const noiseOf = (b: number, length: number) => ({
+        noise: random.normals('noise', expert, draw + b, length),
+        ...(kinora.latents === 'sample'
+          ? { posterior: random.normals('posterior', expert, draw + b, length) }
+          : {}),
       })
-      const promptOf = (pick: (sample: Sample) => { caption: string; dropped: string }): string[] =>
-        samples.map((sample, b) => pick(sample)[dropped[b]! ? 'dropped' : 'caption'])
-      const hasPreservation = samples.every(({ prompts }) => prompts.preservation !== undefined)
-      return {
-        samples,
-        shape: [samples.length, z, f, h, w],
-        noisy_BZFHW,
-        target_BZFHW,
-        condition_BZFHW,
-        ...(await encodeTexts(promptOf(({ prompts }) => prompts))),
-        preservationText_BLD: hasPreservation
-          ? (await encodeTexts(promptOf(({ prompts }) => prompts.preservation!))).text_BLD
-          : undefined,
-        timesteps,
-        weights,
-      }
+      return assemble(samples, timesteps, noiseOf, weights, isDropped)
     },
+    prepareFixed: (expert, sample, timestep, index) =>
+      assemble(
+        [sample],
+        [timestep],
+        (_, length) => ({ noise: random.normals('validationNoise', expert, index, length) }),
+        [1],
+        [false],
+      ),
   }
+}
+
+function timestepWeighting({
+  timestep_type,
+  linear_timesteps,
+  linear_timesteps2,
+}: TrainSettings): Parameters<typeof timestepWeight>[1] {
+  if (timestep_type === 'weighted') return 'weighted'
+  if (linear_timesteps2) return 'linear_timesteps2'
+  return linear_timesteps ? 'linear_timesteps' : 'none'
 }
 
 /** Entries by key, the most recently used kept up to a number of bytes. */

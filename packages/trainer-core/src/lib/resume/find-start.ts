@@ -1,9 +1,16 @@
+import { join } from 'node:path'
+import { loraFileName } from '@kinora/lora-files'
 import type { StageEvent } from '@kinora/stage'
 import { trainerErrors } from '../errors.ts'
 import type { Expert } from '../noise/random-streams.ts'
 import type { TrainOptions } from '../train-options.ts'
 import { listStepSaves } from './lora-saves.ts'
-import { openTrainingState, type SavedState, type TrainingState } from './training-state.ts'
+import {
+  openTrainingState,
+  type SavedState,
+  type TrainingState,
+  type ValidationHistory,
+} from './training-state.ts'
 
 /** Where a run begins. */
 export interface Start {
@@ -11,6 +18,8 @@ export interface Start {
   saved: SavedState | undefined
   /** LoRA files to begin from where there is no state. */
   files: Partial<Record<Expert, string>>
+  /** Losses on held-out clips up to that step. */
+  validation: TrainingState['validation']
 }
 
 /** Finds what to go on from, or that there is nothing. */
@@ -21,41 +30,53 @@ export async function* findStart(
   trained: readonly Expert[],
   resume: NonNullable<TrainOptions['resume']>,
 ): AsyncGenerator<StageEvent, Start> {
-  const fresh: Start = { step: 0, saved: undefined, files: {} }
+  const fresh: Start = { step: 0, saved: undefined, files: {}, validation: {} }
   if (resume === 'never') return fresh
   const saved = await openTrainingState(stateFile)
-  if (resume === 'latest') {
-    if (!saved) return fresh
+  if (!saved && resume === 'latest') return fresh
+  const validation = saved?.state.validation ?? {}
+  if (saved && (resume === 'latest' || resume === saved.state.step)) {
     yield { type: 'note', message: `Going on from step ${saved.state.step}.` }
-    return { step: saved.state.step, saved, files: {} }
+    return { step: saved.state.step, saved, files: {}, validation }
   }
-  const step = resume === 'best' ? bestStep(saved) : resume
-  if (step === undefined) {
-    await saved?.close()
-    throw trainerErrors.NO_SUCH_SAVE('best checkpoint', out)
-  }
-  if (saved?.state.step === step) return { step, saved, files: {} }
   await saved?.close()
+
   const files: Partial<Record<Expert, string>> = {}
+  let step = 0
   for (const expert of trained) {
-    const save = (await listStepSaves(out, name, expert)).find((each) => each.step === step)
-    if (!save) throw trainerErrors.NO_SUCH_SAVE(`${expert}-noise LoRA of step ${step}`, out)
-    files[expert] = save.file
+    const best = bestOf(validation[expert] ?? [])
+    if (resume === 'best' && !best) throw trainerErrors.NO_SUCH_SAVE('best checkpoint', out)
+    const wanted = resume === 'best' ? best!.step : (resume as number)
+    const file =
+      resume === 'best'
+        ? join(out, 'best', loraFileName(name, expert))
+        : (await listStepSaves(out, name, expert)).find((save) => save.step === wanted)?.file
+    if (file === undefined) {
+      throw trainerErrors.NO_SUCH_SAVE(`${expert}-noise LoRA of step ${wanted}`, out)
+    }
+    files[expert] = file
+    step = Math.max(step, wanted)
   }
   yield {
     type: 'warning',
     code: 'TRAINER_RESUME_WITHOUT_STATE',
-    message: `Step ${step} has LoRA files but no optimiser state: its moments begin at zero.`,
+    message: `The LoRAs of step ${step} are there, but not the optimiser's state: its moments begin at zero.`,
     fix: 'Resume from latest to continue exactly.',
   }
-  return { step, saved: undefined, files }
+  const until = (history: ValidationHistory = []): ValidationHistory =>
+    history.filter((each) => each.step <= step)
+  return {
+    step,
+    saved: undefined,
+    files,
+    validation: { high: until(validation.high), low: until(validation.low) },
+  }
 }
 
-function bestStep(saved: SavedState | undefined): number | undefined {
-  const steps = Object.values(saved?.state.best ?? {}).map(
-    (best) => (best as { step: number }).step,
-  )
-  return steps.length > 0 ? Math.max(...steps) : undefined
+/** The least loss of a history, and its step; that before training is no checkpoint. */
+export function bestOf(history: ValidationHistory): ValidationHistory[number] | undefined {
+  const candidates = history.filter(({ step }) => step > 0)
+  return candidates.length > 0 ? candidates.reduce((a, b) => (b.loss < a.loss ? b : a)) : undefined
 }
 
 /** What must not change between the parts of a run. */

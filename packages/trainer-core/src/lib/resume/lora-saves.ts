@@ -11,7 +11,7 @@ import {
 import { codeSystemError } from '@kinora/stage'
 import { experts, type Expert } from '../noise/random-streams.ts'
 
-/** The step saves of an expert in a folder, oldest first. File N has had exactly N steps of the run. */
+/** The step saves of an expert in a folder, those with both experts included, oldest first. File N has had exactly N steps of the run. */
 export async function listStepSaves(
   folder: string,
   name: string,
@@ -27,8 +27,13 @@ export async function listStepSaves(
   const saves: { step: number; file: string }[] = []
   for (const file of files) {
     const parsed = parseLoraFileName(file)
-    if (parsed?.name !== name || parsed.expert !== expert || parsed.step === undefined) continue
-    saves.push({ step: parsed.step, file: join(folder, file) })
+    const both = file.startsWith(`${name}_`)
+      ? /^(\d{9,})\.safetensors$/.exec(file.slice(name.length + 1))
+      : null
+    if (both) saves.push({ step: Number(both[1]), file: join(folder, file) })
+    else if (parsed?.name === name && parsed.expert === expert && parsed.step !== undefined) {
+      saves.push({ step: parsed.step, file: join(folder, file) })
+    }
   }
   return saves.sort((a, b) => a.step - b.step)
 }
@@ -82,6 +87,26 @@ export async function writeLoras(
     throw codeSystemError(cause instanceof Error ? cause : error, out)
   }
   return files
+}
+
+/** Writes an expert's LoRA as the best so far, in `best/`, under the name of a finished one. */
+export async function writeBestLora(
+  out: string,
+  name: string,
+  expert: Expert,
+  weights: LoraWeights,
+  { save }: TrainProcess,
+  metadata: Record<string, string>,
+): Promise<string> {
+  const file = join(out, 'best', loraFileName(name, expert))
+  try {
+    await mkdir(join(out, 'best'), { recursive: true })
+    await writeLora(file, weights, { layout: 'comfyui', dtype: dtypes[save.dtype], metadata })
+  } catch (error) {
+    const { cause } = error as Error
+    throw codeSystemError(cause instanceof Error ? cause : error, file)
+  }
+  return file
 }
 
 const dtypes = { fp32: 'f32', fp16: 'f16', bf16: 'bf16' } as const

@@ -32,6 +32,10 @@ const expertStateSchema = z.strictObject({
   lossScale: z.strictObject({ scale: z.number(), goodSteps: z.number().int() }),
 })
 
+const validationSchema = z.array(
+  z.strictObject({ step: z.number().int().nonnegative(), loss: z.number() }),
+)
+
 export const trainingStateSchema = z.strictObject({
   version: z.literal(1),
   /** Steps done. */
@@ -41,8 +45,11 @@ export const trainingStateSchema = z.strictObject({
   boundary: z.number(),
   /** Settings that may change on resume, as they were; for telling what changed. */
   settings: z.record(z.string(), z.unknown()),
-  /** Validation's best so far, by expert. */
-  best: z.record(z.string(), z.unknown()),
+  /** Each expert's losses on held-out clips so far. */
+  validation: z.strictObject({
+    high: validationSchema.optional(),
+    low: validationSchema.optional(),
+  }),
   experts: z.strictObject({
     high: expertStateSchema.optional(),
     low: expertStateSchema.optional(),
@@ -50,6 +57,7 @@ export const trainingStateSchema = z.strictObject({
 })
 
 export type TrainingState = z.output<typeof trainingStateSchema>
+export type ValidationHistory = z.output<typeof validationSchema>
 export type ExpertState = z.output<typeof expertStateSchema>
 
 /** Arrays of one expert to keep: `params` and the optimiser's, each list in one order. */

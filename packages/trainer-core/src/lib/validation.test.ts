@@ -1,0 +1,22 @@
+import { describe, expect, it } from 'vitest'
+import { bandTimesteps, judgeValidation } from './validation.ts'
+
+it('bands are equal parts of an expert’s range, from the noise', () => {
+  expect(bandTimesteps('high', 0.9, 2)).toEqual([975, 925])
+  expect(bandTimesteps('low', 0.9, 3)).toEqual([750, 450, 150])
+})
+
+describe('the verdict', () => {
+  const history = (...losses: number[]) => losses.map((loss, i) => ({ step: i * 100, loss }))
+  it.each([
+    [history(1, 0.9), undefined],
+    [history(1, 0.9, 0.8, 0.75, 0.7, 0.65), /still improving: .* since step 300, 35\.0 % in all/],
+    [history(1, 0.8, 0.7, 0.7, 0.7, 0.699), /is flat: 30\.1 % better than at step 0/],
+    [history(1, 0.8, 0.7, 0.75, 0.8, 0.85), /overfits since step 200: .* 21\.4 % above the best/],
+    [history(1, 1.1, 1.2, 1.3), /learned nothing/],
+  ])('of %j is %s', (losses, verdict) => {
+    const found = judgeValidation('high', losses)
+    if (verdict === undefined) expect(found).toBeUndefined()
+    else expect(found).toMatch(verdict)
+  })
+})

@@ -1,0 +1,78 @@
+import type { Adapter, Device } from '@kinora/kernel-api'
+import type { WanTransformer } from '@kinora/wan'
+import { predictVelocity } from './train-step.ts'
+import type { Sample } from './data/dataset.ts'
+import type { MicroBatches } from './noise/prepare-micro-batch.ts'
+import type { Expert } from './noise/random-streams.ts'
+
+// The loss on clips that training never sees, at fixed timesteps with fixed noise, so that one step's figure can be compared with
+// another's.
+
+/** Clips measured at most: more would cost training time without telling more. */
+const maxSamples = 16
+
+/** An expert's loss on held-out clips. */
+export interface ValidationLoss {
+  /** Mean over the bands. */
+  loss: number
+  /** By equal parts of the expert's timesteps, from the noisy end. */
+  bands: { timestep: number; loss: number }[]
+}
+
+/** Middle timesteps of equal parts of an expert's range, from the noisy end. */
+export function bandTimesteps(expert: Expert, boundary: number, numBands: number): number[] {
+  const [from, to] = expert === 'high' ? [1000, 1000 * boundary] : [1000 * boundary, 0]
+  return Array.from({ length: numBands }, (_, i) => from + ((to - from) * (i + 0.5)) / numBands)
+}
+
+export async function measureValidation(
+  device: Device,
+  transformer: WanTransformer,
+  expert: Expert,
+  adapters: ReadonlyMap<string, readonly Adapter[]>,
+  samples: readonly Sample[],
+  microBatches: MicroBatches,
+  { boundary, numBands }: { boundary: number; numBands: number },
+): Promise<ValidationLoss> {
+  const measured = samples.slice(0, maxSamples)
+  const bands: ValidationLoss['bands'] = []
+  for (const [band, timestep] of bandTimesteps(expert, boundary, numBands).entries()) {
+    let sum = 0
+    for (const [i, sample] of measured.entries()) {
+      const batch = await microBatches.prepareFixed(expert, sample, timestep, i * numBands + band)
+      const loss = device.scope(() => {
+        const { prediction, target } = predictVelocity(device, transformer, batch, adapters)
+        return device.ops.loss(prediction, target, { kind: 'mse' })
+      })
+      sum += ((await device.read(loss)) as Float32Array)[0]!
+      device.release(loss)
+    }
+    bands.push({ timestep, loss: sum / measured.length })
+  }
+  return { loss: bands.reduce((sum, { loss }) => sum + loss, 0) / numBands, bands }
+}
+
+/** What a series of validation losses says, in plain language. */
+export function judgeValidation(
+  expert: Expert,
+  history: readonly { step: number; loss: number }[],
+): string | undefined {
+  if (history.length < 3) return undefined
+  const last = history.at(-1)!
+  const first = history[0]!
+  const best = history.reduce((a, b) => (b.loss < a.loss ? b : a))
+  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`
+  const name = `The ${expert}-noise expert`
+  const gained = 1 - best.loss / first.loss
+  if (best === first || gained < 0.005) {
+    return `${name} learned nothing that held-out clips show: its loss on them did not fall below that of step ${first.step}.`
+  }
+  if (last.loss > best.loss * 1.01) {
+    return `${name} overfits since step ${best.step}: its loss on held-out clips is ${percent(last.loss / best.loss - 1)} above the best. Use the best checkpoint, more clips or fewer steps.`
+  }
+  const earlier = history[Math.floor((history.length * 2) / 3) - 1]!
+  const recent = 1 - last.loss / earlier.loss
+  return recent > 0.01
+    ? `${name} is still improving: ${percent(recent)} since step ${earlier.step}, ${percent(gained)} in all. More steps would help.`
+    : `${name} is flat: ${percent(gained)} better than at step ${first.step}, and no better since step ${earlier.step}.`
+}
