@@ -8,12 +8,12 @@ const tinyWan = dirname(fileURLToPath(import.meta.resolve('@kinora/tiny-wan/pack
 const dataset = 'runs/examples/dataset'
 
 // Four takes of three shots each: twelve clips, without the stillness before and after each motion.
-const { clips, dropped } = await prepareClips({
+const { clips } = await prepareClips({
   source: join(tinyWan, 'footage'),
   out: dataset,
   cutMargin: 0,
 })
-console.log(`${clips.length} clips, ${dropped.length} pieces left out`)
+console.log(`${clips.length} clips`)
 
 // The same caption for all: what it names is bound to the trigger word, what it leaves out is learned.
 const { counts } = await captionClips({
