@@ -265,13 +265,13 @@ class Pipeline implements WanPipeline {
     const encoder = await loadTextEncoder(this.checkpoint, this.#device, { signal })
     try {
       signal?.throwIfAborted()
-      const states = (await this.#take(encoder.encode(missing))) as Float32Array
+      const states = (await this.#take(await encoder.encode(missing))) as Float32Array
       const each = states.length / missing.length
       missing.forEach((text, i) => {
         remember(this.#embeds, text, states.slice(i * each, (i + 1) * each), texts)
       })
     } finally {
-      encoder.release()
+      await encoder.release()
     }
   }
 

@@ -41,13 +41,28 @@ export const checkpointErrors = defineErrors('CHECKPOINT', {
   },
   WRONG_DTYPE: {
     message: (tensor: string, file: string, found: string) =>
-      `Tensor ${tensor} in ${file} is ${found}; weights must be F32, F16 or BF16.`,
+      `Tensor ${tensor} in ${file} is ${found}; weights must be F32, F16 or BF16, or packed by kinora quantize.`,
     fix: 'Use the full-precision or bf16 release; Kinora quantises by itself.',
   },
   NOT_FINITE: {
     message: (tensor: string, file: string, index: number) =>
       `Element ${index} of tensor ${tensor} in ${file} is not a finite number.`,
     fix: 'The file is damaged: download it again and compare its checksum with the source.',
+  },
+  NOT_PACKED: {
+    message: (tensor: string, file: string) =>
+      `${file} has packed codes, ${tensor}, but its metadata does not say how they are packed.`,
+    fix: 'Pack the original checkpoint again with kinora quantize.',
+  },
+  BAD_PACKING: {
+    message: (file: string, found: string) =>
+      `The kinora_packing metadata of ${file} is not understood: ${found}.`,
+    fix: 'Use a newer Kinora, or pack the original checkpoint again with kinora quantize.',
+  },
+  PACKED_OTHERWISE: {
+    message: (source: string, found: string, wanted: string) =>
+      `${source} is packed as ${found}; ${wanted} was asked for.`,
+    fix: 'Ask for the scheme it is packed in, or use the original checkpoint.',
   },
   TOO_LARGE_FOR_F16: {
     message: (tensor: string, file: string, index: number, value: number) =>

@@ -25,13 +25,13 @@ it('encodes the prompts as the reference does', async () => {
   await using golden = await openGolden('sampling')
   const encoder = await loadTextEncoder(await openCheckpoint(goldenCheckpoint), device)
   const { prompt, negative_prompt: negative } = golden.metadata as Record<string, string>
-  const states = await take(device, encoder.encode([prompt!, negative!]))
+  const states = await take(device, await encoder.encode([prompt!, negative!]))
   const half = states.length / 2
   const error = async (part: Float32Array, name: string) =>
     expectWithin(name, relativeError(part, await golden.f32(`mid.${name}`)), bar)
   await error(states.subarray(0, half), 'prompt_embeds')
   await error(states.subarray(half), 'negative_embeds')
-  encoder.release()
+  await encoder.release()
 })
 
 it('builds the condition as the reference does', async () => {

@@ -1,4 +1,4 @@
-import { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from '@kinora/kernel-api'
+import { f16FromF32, f32FromF16 } from '@kinora/kernel-api'
 import type { FloatArray } from '../memory.ts'
 
 // Axes: N out features, K in features. The arithmetic is that of `Ops.quantize`: f32, and where the weight is bf16 every step
@@ -6,7 +6,15 @@ import type { FloatArray } from '../memory.ts'
 
 type Round = (value: number) => number
 
-const roundBf16: Round = (value) => f32FromBf16(bf16FromF32([value]))[0]!
+const scratchF32 = new Float32Array(1)
+const scratchU32 = new Uint32Array(scratchF32.buffer)
+
+const roundBf16: Round = (value) => {
+  scratchF32[0] = value
+  const bits = scratchU32[0]!
+  scratchU32[0] = (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000
+  return scratchF32[0]
+}
 const roundF16: Round = (value) => f32FromF16(f16FromF32([value]))[0]!
 
 // 1.5 · 2^52 has a step of 1: adding it rounds to the nearest integer, ties to even.
@@ -64,9 +72,6 @@ export function quantizeFloat8(
     out.scales[n] = scale
   }
 }
-
-const scratchF32 = new Float32Array(1)
-const scratchU32 = new Uint32Array(scratchF32.buffer)
 
 /** The nearest E4M3 code, ties to even; 448 past the end. */
 function e4m3Code(value: number): number {

@@ -141,6 +141,7 @@ describe('a whole checkpoint', () => {
       release: { value: (tensor: Tensor) => device.release(tensor) },
       scope: { value: <T>(fn: () => T) => device.scope(fn) },
       retain: { value: (tensor: Tensor) => device.retain(tensor) },
+      read: { value: (tensor: Tensor) => device.read(tensor) },
       info: { value: device.info },
       ops: { value: device.ops },
     }) as typeof device
@@ -452,7 +453,9 @@ describe('numbers are checked while they are loaded', () => {
     const device = await openDevice()
     const checkpoint = await openCheckpoint(copy.dir)
     await using files = await checkpoint.openWeights('transformer')
-    const tensor = await new SafetensorsWeights(files.byTensor).load(query, device, to)
+    const source = new SafetensorsWeights(files.byTensor)
+    const tensor = await source.load(query, device, to)
+    await source.settle()
     return ((await device.read(tensor)) as Float32Array)[77]
   }
 

@@ -1,4 +1,10 @@
-import { numElements, type Device, type HostArray, type Tensor } from '@kinora/kernel-api'
+import {
+  numElements,
+  type Device,
+  type HostArray,
+  type PackedWeight,
+  type Tensor,
+} from '@kinora/kernel-api'
 import {
   bf16ToF32,
   bytesPerElement,
@@ -6,23 +12,36 @@ import {
   f32ToF16,
   type SafetensorsDType,
   type SafetensorsFile,
+  type TensorInfo,
 } from '@kinora/safetensors'
 import { checkpointErrors } from '../errors.ts'
-import type { WeightSource } from './weight-source.ts'
+import { readPacking, type Packing } from '../quantize/packing.ts'
+import { packedFormats } from '../quantize/schemes.ts'
+import type { WeightDType, WeightSource } from './weight-source.ts'
 
-/** Elements read, converted and uploaded at a time: what loading holds on the host is a few times this. */
-const chunkElements = 4 * 2 ** 20
-/** Bytes uploaded between waits: a queue that nobody waits for would hold all of a model in staging memory. */
-const syncBytes = 128 * 2 ** 20
+/** Bytes read and uploaded at a time. */
+const chunkBytes = 16 * 2 ** 20
+/** Reads under way at a time: one alone does not keep a fast disk busy. What loading holds on the host is about this many chunks. */
+const readsAhead = 3
+/** Bytes on the way to the device: more would pile up in staging memory, of which nobody waits for the end. */
+const uploadWindowBytes = 128 * 2 ** 20
+
+/** What the device stores as the file does. */
+const deviceDTypes = { F32: 'f32', F16: 'f16', BF16: 'bf16', U32: 'u32' } as const
+type ReadableDType = keyof typeof deviceDTypes
 
 /**
- * Weights in safetensors files, read by ranges straight into upload-size parts. Every number is checked on the way: one that is
- * not finite, or that f16 cannot hold, is an error that names the tensor.
+ * Weights in safetensors files, read by ranges straight into upload-size parts, in the dtype they are stored in; the device
+ * converts them, and checks every number.
  */
 export class SafetensorsWeights implements WeightSource {
   readonly #byTensor: ReadonlyMap<string, SafetensorsFile>
   readonly #prefix: string
-  #bytesSinceSync = 0
+  /** By file: how its packed weights are packed. */
+  readonly #packings = new Map<SafetensorsFile, Packing | undefined>()
+  #buffers: Uint8Array[] = []
+  #pending: { bytes: number; done: Promise<void> }[] = []
+  #failure: unknown
 
   /**
    * @param byTensor which file holds a tensor
@@ -34,34 +53,164 @@ export class SafetensorsWeights implements WeightSource {
   }
 
   has(name: string): boolean {
-    return this.#byTensor.has(this.#prefix + name)
+    const stored = this.#prefix + name
+    return this.#byTensor.has(stored) || this.#byTensor.has(`${stored}.codes`)
   }
 
-  async load(name: string, device: Device, dtype: 'f32' | 'f16'): Promise<Tensor> {
-    const stored = this.#prefix + name
-    const source = this.#byTensor.get(stored)
-    if (!source) throw checkpointErrors.MISSING_TENSOR(name, 'of any size', 'the open files', 0)
-    const info = source.tensors.get(stored)!
-    const count = numElements(info.shape)
-    const size = bytesPerElement[info.dtype]
-    const bytes = new Uint8Array(Math.min(count, chunkElements) * size)
-    const next = async (from: number) => {
-      const part = bytes.subarray(0, Math.min(chunkElements, count - from) * size)
-      await source.readInto(stored, part, from * size)
-      return convert(part, info.dtype, dtype, { name, file: source.file, from })
+  async load(
+    name: string,
+    device: Device,
+    dtype: WeightDType,
+    fits: 'f32' | 'f16' = dtype === 'f16' ? 'f16' : 'f32',
+  ): Promise<Tensor> {
+    const { file, info } = this.#find(name)
+    if (!isFloat(info.dtype)) throw checkpointErrors.WRONG_DTYPE(name, file.file, info.dtype)
+    const raw = await this.#upload(name, device)
+    return this.#check(name, fits, device, info.end - info.start, () =>
+      raw.dtype === dtype ? raw : replacing(device, raw, () => device.ops.cast(raw, dtype)),
+    )
+  }
+
+  async loadPacked(name: string, device: Device): Promise<PackedWeight | undefined> {
+    const file = this.#byTensor.get(`${this.#prefix}${name}.codes`)
+    if (!file) return undefined
+    if (!this.#packings.has(file)) this.#packings.set(file, readPacking(file.metadata, file.file))
+    const packing = this.#packings.get(file)
+    if (!packing) throw checkpointErrors.NOT_PACKED(`${name}.codes`, file.file)
+    const loaded: Tensor[] = []
+    const part = async (suffix: string): Promise<Tensor> => {
+      const tensor = await this.#upload(`${name}.${suffix}`, device)
+      loaded.push(tensor)
+      return tensor
     }
-    if (count <= chunkElements) {
-      const values = await next(0)
-      await this.#pace(device, values.byteLength)
-      return device.upload(values, info.shape, dtype)
-    }
-    const tensor = device.zeros(info.shape, dtype)
     try {
-      for (let from = 0; from < count; from += chunkElements) {
-        const values = await next(from)
-        device.write(tensor, values, from)
-        await this.#pace(device, values.byteLength)
+      const codes = await part('codes')
+      const { format, codesPerWord, groupSize } = packedFormats[packing.scheme]
+      const [n, words] = codes.shape as [number, number]
+      const shape = [n, words * codesPerWord] as const
+      const scales = await this.#loadScales(`${name}.scales`, device, part)
+      if (groupSize === undefined) return { format, shape, codes, scales }
+      return { format, shape, codes, scales, zeros: await part('zeros'), groupSize }
+    } catch (error) {
+      for (const tensor of loaded) device.release(tensor)
+      throw error
+    }
+  }
+
+  async loadRows(
+    name: string,
+    rows: readonly number[],
+    device: Device,
+    dtype: WeightDType,
+  ): Promise<Tensor> {
+    const { file, info } = this.#find(name)
+    if (!isFloat(info.dtype)) throw checkpointErrors.WRONG_DTYPE(name, file.file, info.dtype)
+    const [, columns] = info.shape as [number, number]
+    const rowBytes = columns * bytesPerElement[info.dtype]
+    const bytes = new Uint8Array(rows.length * rowBytes)
+    for (const [i, row] of rows.entries()) {
+      const target = bytes.subarray(i * rowBytes, (i + 1) * rowBytes)
+      await file.readInto(this.#prefix + name, target, row * rowBytes)
+    }
+    checkValues(bytes, info.dtype, dtype === 'f16' ? 'f16' : 'f32', {
+      name,
+      file: file.file,
+      from: 0,
+    })
+    const shape = [rows.length, columns]
+    const raw = device.upload(hostArray(bytes, info.dtype), shape, deviceDTypes[info.dtype])
+    return raw.dtype === dtype ? raw : replacing(device, raw, () => device.ops.cast(raw, dtype))
+  }
+
+  async settle(): Promise<void> {
+    await this.#drain(0)
+  }
+
+  async #loadScales(
+    name: string,
+    device: Device,
+    part: (suffix: 'scales') => Promise<Tensor>,
+  ): Promise<Tensor> {
+    const scales = await part('scales')
+    // A scale that is not finite makes all its numbers so.
+    return this.#check(name, 'f32', device, 0, () => scales)
+  }
+
+  #find(name: string): { file: SafetensorsFile; info: TensorInfo } {
+    const stored = this.#prefix + name
+    const file = this.#byTensor.get(stored)
+    if (!file) throw checkpointErrors.MISSING_TENSOR(name, 'of any size', 'the open files', 0)
+    return { file, info: file.tensors.get(stored)! }
+  }
+
+  /** A tensor as it is stored. */
+  async #upload(name: string, device: Device): Promise<Tensor> {
+    const { file, info } = this.#find(name)
+    const stored = this.#prefix + name
+    const { dtype, shape } = info
+    if (!isReadable(dtype)) throw checkpointErrors.WRONG_DTYPE(name, file.file, dtype)
+    const size = info.end - info.start
+    if (size <= chunkBytes) {
+      const bytes = new Uint8Array(size)
+      await file.readInto(stored, bytes)
+      return device.upload(hostArray(bytes, dtype), shape, deviceDTypes[dtype])
+    }
+    const numChunks = Math.ceil(size / chunkBytes)
+    const buffers = this.#buffers.splice(0)
+    while (buffers.length < readsAhead) buffers.push(new Uint8Array(chunkBytes))
+    const read = (chunk: number): Promise<Uint8Array> => {
+      const from = chunk * chunkBytes
+      const part = buffers[chunk % readsAhead]!.subarray(0, Math.min(chunkBytes, size - from))
+      const reading = file.readInto(stored, part, from).then(() => part)
+      // The first failure ends the loop; those behind it are nobody's.
+      reading.catch(() => {})
+      return reading
+    }
+    const reads = Array.from({ length: Math.min(readsAhead, numChunks) }, (_, i) => read(i))
+    const tensor = device.zeros(shape, deviceDTypes[dtype])
+    try {
+      for (let chunk = 0; chunk < numChunks; chunk++) {
+        const part = await reads[chunk % readsAhead]!
+        device.write(tensor, hostArray(part, dtype), (chunk * chunkBytes) / bytesPerElement[dtype])
+        const next = chunk + readsAhead
+        if (next < numChunks) reads[next % readsAhead] = read(next)
       }
+    } catch (error) {
+      await Promise.allSettled(reads)
+      device.release(tensor)
+      throw error
+    }
+    this.#buffers = buffers
+    return tensor
+  }
+
+  /** Queues the check of a tensor, and keeps what is on the way to the device inside its window. */
+  async #check(
+    name: string,
+    fits: 'f32' | 'f16',
+    device: Device,
+    bytes: number,
+    make: () => Tensor,
+  ): Promise<Tensor> {
+    const tensor = make()
+    const { ops } = device
+    let squares: Tensor | undefined
+    device.scope(() => {
+      const narrowed = fits === 'f16' && tensor.dtype !== 'f16' ? ops.cast(tensor, 'f16') : tensor
+      squares = device.retain(ops.sumSquares([narrowed]))
+    })
+    const done = device
+      .read(squares!)
+      .finally(() => device.release(squares!))
+      .then(async ([sum]) => {
+        if (!Number.isFinite(sum)) await this.#explain(name, fits)
+      })
+      .catch((error: unknown) => {
+        this.#failure ??= error
+      })
+    this.#pending.push({ bytes, done })
+    try {
+      await this.#drain(uploadWindowBytes)
     } catch (error) {
       device.release(tensor)
       throw error
@@ -69,12 +218,50 @@ export class SafetensorsWeights implements WeightSource {
     return tensor
   }
 
-  async #pace(device: Device, bytes: number): Promise<void> {
-    this.#bytesSinceSync += bytes
-    if (this.#bytesSinceSync < syncBytes) return
-    this.#bytesSinceSync = 0
-    await device.sync()
+  async #drain(allowedBytes: number): Promise<void> {
+    let bytes = this.#pending.reduce((sum, check) => sum + check.bytes, 0)
+    while (this.#pending.length > 0 && (allowedBytes === 0 || bytes > allowedBytes)) {
+      const oldest = this.#pending.shift()!
+      bytes -= oldest.bytes
+      await oldest.done
+    }
+    if (this.#failure !== undefined) throw this.#failure
   }
+
+  /** Names the first bad number of a tensor. None is bad where only the sum of squares was too large. */
+  async #explain(name: string, fits: 'f32' | 'f16'): Promise<void> {
+    const { file, info } = this.#find(name)
+    const size = bytesPerElement[info.dtype]
+    const count = numElements(info.shape)
+    const step = chunkBytes / size
+    for (let from = 0; from < count; from += step) {
+      const part = new Uint8Array(Math.min(step, count - from) * size)
+      await file.readInto(this.#prefix + name, part, from * size)
+      checkValues(part, info.dtype, fits, { name, file: file.file, from })
+    }
+  }
+}
+
+function isReadable(dtype: SafetensorsDType): dtype is ReadableDType {
+  return dtype in deviceDTypes
+}
+
+function isFloat(dtype: SafetensorsDType): dtype is Exclude<ReadableDType, 'U32'> {
+  return isReadable(dtype) && dtype !== 'U32'
+}
+
+/** Makes one tensor of another, which is freed. */
+function replacing(device: Device, old: Tensor, make: () => Tensor): Tensor {
+  const made = make()
+  device.release(old)
+  return made
+}
+
+function hostArray(bytes: Uint8Array, dtype: ReadableDType): HostArray {
+  const { buffer, byteOffset, byteLength } = bytes
+  if (dtype === 'F32') return new Float32Array(buffer, byteOffset, byteLength / 4)
+  if (dtype === 'U32') return new Uint32Array(buffer, byteOffset, byteLength / 4)
+  return new Uint16Array(buffer, byteOffset, byteLength / 2)
 }
 
 interface Place {
@@ -84,58 +271,27 @@ interface Place {
   from: number
 }
 
-function convert(
+/** Throws for the first number that is not finite, or that f16 cannot hold where it has to. */
+function checkValues(
   bytes: Uint8Array,
-  from: SafetensorsDType,
-  to: 'f32' | 'f16',
-  place: Place,
-): HostArray {
-  const bits16 = () => new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)
-  const bits32 = () => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
-  if (to === 'f32') {
-    if (from === 'F32') return finiteF32(bits32(), place)
-    if (from === 'F16') return finiteF32(f16ToF32(bits16()), place)
-    if (from === 'BF16') return finiteF32(bf16ToF32(bits16()), place)
-  } else {
-    if (from === 'F16')
-      return finiteF16(bits16(), place, (i) => f16ToF32(bits16().slice(i, i + 1))[0]!)
-    if (from === 'BF16')
-      return finiteF16(f16FromBf16(bits16()), place, (i) => bf16ToF32(bits16().slice(i, i + 1))[0]!)
-    if (from === 'F32') return finiteF16(f32ToF16(bits32()), place, (i) => bits32()[i]!)
-  }
-  throw checkpointErrors.WRONG_DTYPE(place.name, place.file, from)
-}
-
-function finiteF32(values: Float32Array, { name, file, from }: Place): Float32Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  for (let i = 0; i < bits.length; i++) {
-    if ((bits[i]! & 0x7f800000) === 0x7f800000)
-      throw checkpointErrors.NOT_FINITE(name, file, from + i)
-  }
-  return values
-}
-
-function finiteF16(
-  bits: Uint16Array,
+  dtype: SafetensorsDType,
+  fits: 'f32' | 'f16',
   { name, file, from }: Place,
-  original: (index: number) => number,
-): Uint16Array {
-  for (let i = 0; i < bits.length; i++) {
-    if ((bits[i]! & 0x7c00) !== 0x7c00) continue
-    const value = original(i)
-    if (Number.isFinite(value))
-      throw checkpointErrors.TOO_LARGE_FOR_F16(name, file, from + i, value)
-    throw checkpointErrors.NOT_FINITE(name, file, from + i)
+): void {
+  const bits16 = (): Uint16Array =>
+    new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2)
+  const values =
+    dtype === 'F32'
+      ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)
+      : dtype === 'F16'
+        ? f16ToF32(bits16())
+        : bf16ToF32(bits16())
+  const narrow = fits === 'f16' ? f16ToF32(f32ToF16(values)) : values
+  const index = narrow.findIndex((value) => !Number.isFinite(value))
+  if (index < 0) return
+  const value = values[index]!
+  if (Number.isFinite(value)) {
+    throw checkpointErrors.TOO_LARGE_FOR_F16(name, file, from + index, value)
   }
-  return bits
-}
-
-let bf16Table: Uint16Array | undefined
-
-/** By table: several times faster than through f32, on what is half of all weights people have. */
-function f16FromBf16(source: Uint16Array): Uint16Array {
-  bf16Table ??= f32ToF16(bf16ToF32(Uint16Array.from({ length: 0x10000 }, (_, code) => code)))
-  const out = new Uint16Array(source.length)
-  for (let i = 0; i < out.length; i++) out[i] = bf16Table[source[i]!]!
-  return out
+  throw checkpointErrors.NOT_FINITE(name, file, from + index)
 }

@@ -2,6 +2,8 @@ import { access, readFile, readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { openSafetensors, SafetensorsError, type SafetensorsFile } from '@kinora/safetensors'
 import { checkpointErrors } from '../errors.ts'
+import { canPack } from '../quantize/schemes.ts'
+import { packedTensors, readPacking, type Packing } from '../quantize/packing.ts'
 import type { TensorTable } from './tensor-table.ts'
 
 /** The open safetensors files of one network: one file, or shards. */
@@ -127,6 +129,15 @@ function gather(folder: string, files: readonly SafetensorsFile[]): WeightFiles 
 
 const readableDTypes = new Set(['F32', 'F16', 'BF16'])
 
+/** How the weights of a network are packed; undefined where none is. */
+export function packingOf({ files }: Pick<WeightFiles, 'files'>): Packing | undefined {
+  for (const { file, metadata } of files) {
+    const packing = readPacking(metadata, file)
+    if (packing) return packing
+  }
+  return undefined
+}
+
 /**
  * Compares the headers of a network's files with the tensors its architecture has. Nothing is read but headers.
  *
@@ -139,6 +150,7 @@ export function checkTensors(
 ): void {
   recogniseForeign(weights)
   const shapes = new Map(expected)
+  const dtypes = replacePacked(weights, expected, shapes)
   for (const { names, shape } of optional) {
     const present = names.filter((name) => weights.byTensor.has(name))
     for (const name of present.length > 0 ? present : names.slice(0, 1)) shapes.set(name, shape)
@@ -168,9 +180,34 @@ export function checkTensors(
     if (brackets(found.shape) !== brackets(shape)) {
       throw checkpointErrors.WRONG_SHAPE(name, file, brackets(found.shape), brackets(shape))
     }
-    if (!readableDTypes.has(found.dtype))
+    const dtype = dtypes.get(name)
+    if (dtype ? found.dtype !== dtype : !readableDTypes.has(found.dtype)) {
       throw checkpointErrors.WRONG_DTYPE(name, file, found.dtype)
+    }
   }
+}
+
+/** Puts the tensors of packed weights in place of the dense ones they stand for, and says which dtype each must have. */
+function replacePacked(
+  weights: WeightFiles,
+  expected: TensorTable,
+  shapes: Map<string, readonly number[]>,
+): Map<string, string> {
+  const dtypes = new Map<string, string>()
+  const packing = packingOf(weights)
+  for (const [name, shape] of expected) {
+    const holder = weights.byTensor.get(`${name}.codes`)
+    if (!holder) continue
+    if (!packing) throw checkpointErrors.NOT_PACKED(`${name}.codes`, holder.file)
+    const [n, k, ...more] = shape as [number, number, ...number[]]
+    if (more.length > 0 || !canPack(packing.scheme, k)) continue
+    shapes.delete(name)
+    for (const [part, { shape: own, dtype }] of packedTensors(name, packing.scheme, [n, k])) {
+      shapes.set(part, own)
+      dtypes.set(part, dtype)
+    }
+  }
+  return dtypes
 }
 
 /** Layouts that are known and not read, told apart by names and dtypes before a tensor is called missing. */

@@ -1,4 +1,5 @@
 import type { Device, Tensor } from '@kinora/kernel-api'
+import { keptFromScope } from '../layer-chain.ts'
 import type { WanTokenizer } from '../tokenizer/tokenizer.ts'
 import type { Umt5 } from './umt5.ts'
 
@@ -6,36 +7,56 @@ import type { Umt5 } from './umt5.ts'
 export interface WanTextEncoder {
   readonly tokenizer: WanTokenizer
   /**
-   * Cleans, tokenises and encodes each text: [texts.length, textLength, dim] f32. Rows after a text's tokens (the end token
-   * counted) are zero; the empty text has one row.
+   * Cleans, tokenises and encodes texts: [texts.length, textLength, dim] f32, which the caller frees. Rows after a text's tokens
+   * (the end token counted) are zero; the empty text has one row. The weights are read once a call, a layer at a time.
    */
-  encode(texts: readonly string[]): Tensor
-  /** Frees its weights. */
-  release(): void
+  encode(texts: readonly string[]): Promise<Tensor>
+  /** The same, one text [1, textLength, dim] after another: for many texts, of which padded states would take much memory. */
+  encodeEach(texts: readonly string[]): AsyncGenerator<Tensor>
+  /** Closes its files. */
+  release(): Promise<void>
 }
 
-/** Joins an encoder and its tokenizer. */
+/**
+ * Joins an encoder and its tokenizer.
+ *
+ * @param close called by `release`
+ */
 export function createTextEncoder(
   umt5: Umt5,
   tokenizer: WanTokenizer,
   device: Device,
+  close: () => Promise<void> = () => Promise.resolve(),
 ): WanTextEncoder {
   const { ops } = device
-  function encodeOne(text: string): Tensor {
-    return device.scope(() => {
-      const states = umt5.forward(tokenizer.encode(tokenizer.cleanPrompt(text)))
+  async function* encodeEach(texts: readonly string[]): AsyncGenerator<Tensor> {
+    const sequences = texts.map((text) => tokenizer.encode(tokenizer.cleanPrompt(text)))
+    for await (const states of umt5.encode(sequences)) {
       const padding = tokenizer.textLength - states.shape[1]!
-      if (padding === 0) return states
-      return ops.concat([states, device.zeros([1, padding, umt5.config.dim], 'f32')], 1)
-    })
+      if (padding === 0) {
+        yield states
+        continue
+      }
+      const padded = keptFromScope(device, () =>
+        ops.concat([states, device.zeros([1, padding, umt5.config.dim], 'f32')], 1),
+      )
+      device.release(states)
+      yield padded
+    }
   }
   return {
     tokenizer,
-    encode(texts) {
+    encodeEach,
+    async encode(texts) {
       if (texts.length === 0) return device.zeros([0, tokenizer.textLength, umt5.config.dim], 'f32')
-      if (texts.length === 1) return encodeOne(texts[0]!)
-      return device.scope(() => ops.concat(texts.map(encodeOne), 0))
+      const each: Tensor[] = []
+      try {
+        for await (const states of encodeEach(texts)) each.push(states)
+        return keptFromScope(device, () => ops.concat(each, 0))
+      } finally {
+        for (const states of each) device.release(states)
+      }
     },
-    release: () => umt5.release(),
+    release: close,
   }
 }

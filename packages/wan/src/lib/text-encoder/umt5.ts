@@ -4,7 +4,8 @@ import type { TensorTable } from '../checkpoint/tensor-table.ts'
 import { loadingAll, WeightLoader, type Linear } from '../checkpoint/weight-loader.ts'
 import type { WeightSource } from '../checkpoint/weight-source.ts'
 import { wanErrors } from '../errors.ts'
-import { chainLayers } from '../layer-chain.ts'
+import { keptFromScope } from '../layer-chain.ts'
+import type { QuantizeScheme } from '../quantize/schemes.ts'
 import { relativeBuckets } from './relative-position.ts'
 
 // The encoder of UMT5 (Chung et al. 2023, "UniMax"; a T5 whose every layer has its own position table). Axes: B batch (1),
@@ -14,19 +15,20 @@ import { relativeBuckets } from './relative-position.ts'
 export interface Umt5Options {
   /** Dtype of the weights and inputs of the linears; the residual stream and the gated product are f32 always. */
   compute: 'f32' | 'f16'
+  /** Packs the linears of each layer as it arrives. It saves no memory, for one layer is there at a time; AI Toolkit does it. */
+  quantize?: QuantizeScheme | undefined
   signal?: AbortSignal | undefined
 }
 
-/** The encoder of UMT5 on a device. */
+/** The encoder of UMT5, of which one layer at a time is on the device. */
 export interface Umt5 {
   readonly config: TextEncoderConfig
   /**
-   * States of the last layer, [1, N, dim] f32, for one sequence without padding. (With an attention mask over padding the
-   * states of the real tokens are the same: masked keys add nothing and positions are relative.)
+   * States of the last layer, [1, N, dim] f32, of each sequence, in order; the caller frees them. Sequences have no padding.
+   * (With an attention mask over padding the states of the real tokens are the same: masked keys add nothing and positions are
+   * relative.) All sequences go through a layer before the next one is loaded, so the weights are read once a call.
    */
-  forward(ids: readonly number[]): Tensor
-  /** Frees its weights. */
-  release(): void
+  encode(sequences: readonly (readonly number[])[]): AsyncGenerator<Tensor>
 }
 
 interface LayerWeights {
@@ -41,12 +43,6 @@ interface LayerWeights {
   readonly gate: Linear
   readonly up: Linear
   readonly down: Linear
-}
-
-interface Umt5Weights {
-  readonly embedding: Tensor
-  readonly layers: readonly LayerWeights[]
-  readonly finalNorm: Tensor
 }
 
 /** Names under which a checkpoint may hold the embedding table: either, or both with equal values. */
@@ -80,30 +76,17 @@ export function umt5Tensors(config: TextEncoderConfig): TensorTable {
   return table
 }
 
-/** Loads the weights of the encoder and returns it. */
-export async function createUmt5(
+/** An encoder on a device. Its weights are loaded when it encodes: the source must live as long. */
+export function createUmt5(
   config: TextEncoderConfig,
   source: WeightSource,
   device: Device,
-  { compute, signal }: Umt5Options,
-): Promise<Umt5> {
-  if (!device.info.computeDTypes.includes(compute)) {
-    throw wanErrors.COMPUTE_UNSUPPORTED(compute, device.info.adapter)
+  options: Umt5Options,
+): Umt5 {
+  if (!device.info.computeDTypes.includes(options.compute)) {
+    throw wanErrors.COMPUTE_UNSUPPORTED(options.compute, device.info.adapter)
   }
-  const loader = new WeightLoader(source, device, signal)
-  const weights = await loadingAll(loader, async (): Promise<Umt5Weights> => {
-    const layers: LayerWeights[] = []
-    for (let n = 0; n < config.numLayers; n++) {
-      layers.push(await loadLayer(loader, layerName(n), compute))
-    }
-    const embeddingName = embeddingNames.find((name) => source.has(name)) ?? embeddingNames[0]
-    return {
-      embedding: await loader.tensor(embeddingName, compute),
-      layers,
-      finalNorm: await loader.vector('encoder.final_layer_norm.weight'),
-    }
-  })
-  return new Encoder(config, compute, device, loader, weights)
+  return new Encoder(config, source, device, options)
 }
 
 async function loadLayer(
@@ -115,64 +98,127 @@ async function loadLayer(
   const ffn = `${prefix}.layer.1`
   return {
     attentionNorm: await loader.vector(`${attention}.layer_norm.weight`),
-    q: await loader.linear(`${attention}.SelfAttention.q`, compute),
-    k: await loader.linear(`${attention}.SelfAttention.k`, compute),
-    v: await loader.linear(`${attention}.SelfAttention.v`, compute),
-    out: await loader.linear(`${attention}.SelfAttention.o`, compute),
+    q: await loader.packedLinear(`${attention}.SelfAttention.q`, compute),
+    k: await loader.packedLinear(`${attention}.SelfAttention.k`, compute),
+    v: await loader.packedLinear(`${attention}.SelfAttention.v`, compute),
+    out: await loader.packedLinear(`${attention}.SelfAttention.o`, compute),
     positions: await loader.tensor(`${attention}.SelfAttention.relative_attention_bias.weight`),
     ffnNorm: await loader.vector(`${ffn}.layer_norm.weight`),
-    gate: await loader.linear(`${ffn}.DenseReluDense.wi_0`, compute),
-    up: await loader.linear(`${ffn}.DenseReluDense.wi_1`, compute),
-    down: await loader.linear(`${ffn}.DenseReluDense.wo`, compute),
+    gate: await loader.packedLinear(`${ffn}.DenseReluDense.wi_0`, compute),
+    up: await loader.packedLinear(`${ffn}.DenseReluDense.wi_1`, compute),
+    down: await loader.packedLinear(`${ffn}.DenseReluDense.wo`, compute),
   }
 }
 
 class Encoder implements Umt5 {
   readonly config: TextEncoderConfig
-  readonly #compute: 'f32' | 'f16'
+  readonly #source: WeightSource
   readonly #device: Device
-  readonly #loader: WeightLoader
-  readonly #weights: Umt5Weights
+  readonly #options: Umt5Options
+  readonly #compute: 'f32' | 'f16'
 
   constructor(
     config: TextEncoderConfig,
-    compute: 'f32' | 'f16',
+    source: WeightSource,
     device: Device,
-    loader: WeightLoader,
-    weights: Umt5Weights,
+    options: Umt5Options,
   ) {
     this.config = config
-    this.#compute = compute
+    this.#source = source
     this.#device = device
-    this.#loader = loader
-    this.#weights = weights
+    this.#options = options
+    this.#compute = options.compute
   }
 
-  forward(ids: readonly number[]): Tensor {
-    const { numBuckets, maxDistance, eps, vocabSize } = this.config
+  async *encode(sequences: readonly (readonly number[])[]): AsyncGenerator<Tensor> {
+    const { numBuckets, maxDistance, eps, vocabSize, numLayers } = this.config
     const device = this.#device
     const { ops } = device
-    const w = this.#weights
-    const n = ids.length
-    const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize)
-    if (n === 0 || bad !== undefined) {
-      throw wanErrors.BAD_TOKENS(bad ?? 'none', vocabSize)
+    for (const ids of sequences) {
+      const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize)
+      if (ids.length === 0 || bad !== undefined) {
+        throw wanErrors.BAD_TOKENS(bad ?? 'none', vocabSize)
+      }
     }
-    return device.scope(() => {
-      const buckets_NN = device.upload(relativeBuckets(n, numBuckets, maxDistance), [n, n], 'u32')
-      const tokens = device.upload(Uint32Array.from(ids), [1, n], 'u32')
-      const x_BNC = chainLayers(
-        device,
-        ops,
-        ops.embedding(w.embedding, tokens, { dtype: 'f32' }),
-        w.layers.map((layer) => (x) => this.#layer(ops, x, buckets_NN, layer)),
+    if (sequences.length === 0) return
+    const states: Tensor[] = []
+    const buckets = new Map<number, Tensor>()
+    let owned = 0
+    const kept = (make: () => Tensor): Tensor => keptFromScope(device, make)
+    try {
+      await this.#embed(sequences, states)
+      for (const { length: n } of sequences) {
+        if (buckets.has(n)) continue
+        const table = relativeBuckets(n, numBuckets, maxDistance)
+        buckets.set(
+          n,
+          kept(() => device.upload(table, [n, n], 'u32')),
+        )
+      }
+      for (let n = 0; n < numLayers; n++) {
+        await this.#withWeights(
+          (loader) => loadLayer(loader, layerName(n), this.#compute),
+          (layer) => {
+            for (const [i, x_BNC] of states.entries()) {
+              const next = kept(() => this.#layer(ops, x_BNC, buckets.get(x_BNC.shape[1]!)!, layer))
+              device.release(x_BNC)
+              states[i] = next
+            }
+          },
+        )
+      }
+      await this.#withWeights(
+        (loader) => loader.vector('encoder.final_layer_norm.weight'),
+        (norm) => {
+          for (const [i, x_BNC] of states.entries()) {
+            const next = kept(() => ops.rmsNorm(x_BNC, norm, { eps }))
+            device.release(x_BNC)
+            states[i] = next
+          }
+        },
       )
-      return ops.rmsNorm(x_BNC, w.finalNorm, { eps })
-    })
+      // From here on a state is the caller's as soon as it is given out.
+      for (; owned < states.length; owned++) yield states[owned]!
+    } finally {
+      for (const state of states.slice(owned)) device.release(state)
+      for (const table of buckets.values()) device.release(table)
+    }
   }
 
-  release(): void {
-    this.#loader.release()
+  /** Rows of the embedding table, of which only those that occur are read: at full size it has 256 384 of 4096 numbers. */
+  async #embed(sequences: readonly (readonly number[])[], states: Tensor[]): Promise<void> {
+    const device = this.#device
+    const used = [...new Set(sequences.flat())].sort((a, b) => a - b)
+    const rowOf = new Map(used.map((id, row) => [id, row]))
+    const name = embeddingNames.find((each) => this.#source.has(each)) ?? embeddingNames[0]
+    const loader = new WeightLoader(this.#source, device, this.#options)
+    const table = await loader.rows(name, used, 'f32')
+    try {
+      for (const ids of sequences) {
+        const rows = Uint32Array.from(ids, (id) => rowOf.get(id)!)
+        states.push(
+          keptFromScope(device, () =>
+            device.ops.embedding(table, device.upload(rows, [1, rows.length], 'u32')),
+          ),
+        )
+      }
+    } finally {
+      device.release(table)
+    }
+  }
+
+  /** Loads, uses and frees weights. */
+  async #withWeights<T>(
+    load: (loader: WeightLoader) => Promise<T>,
+    use: (weights: T) => void,
+  ): Promise<void> {
+    const loader = new WeightLoader(this.#source, this.#device, this.#options)
+    const weights = await loadingAll(loader, load)
+    try {
+      use(weights)
+    } finally {
+      loader.release()
+    }
   }
 
   /** x ← x + attention(RMS(x)); x ← x + feedForward(RMS(x)). */

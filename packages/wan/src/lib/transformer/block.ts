@@ -3,7 +3,7 @@ import type { Linear, WeightLoader } from '../checkpoint/weight-loader.ts'
 
 // Axes: B batch, N tokens, L text rows, C channels of the model, H heads, D head channels, F channels of the feed-forward.
 
-interface AttentionWeights {
+export interface AttentionWeights {
   readonly q: Linear
   readonly k: Linear
   readonly v: Linear
@@ -168,10 +168,10 @@ export async function loadBlock(
   compute: 'f32' | 'f16',
 ): Promise<BlockWeights> {
   const attention = async (name: string): Promise<AttentionWeights> => ({
-    q: await loader.linear(`${prefix}.${name}.to_q`, compute),
-    k: await loader.linear(`${prefix}.${name}.to_k`, compute),
-    v: await loader.linear(`${prefix}.${name}.to_v`, compute),
-    out: await loader.linear(`${prefix}.${name}.to_out.0`, compute),
+    q: await loader.packedLinear(`${prefix}.${name}.to_q`, compute),
+    k: await loader.packedLinear(`${prefix}.${name}.to_k`, compute),
+    v: await loader.packedLinear(`${prefix}.${name}.to_v`, compute),
+    out: await loader.packedLinear(`${prefix}.${name}.to_out.0`, compute),
     normQ: await loader.vector(`${prefix}.${name}.norm_q.weight`),
     normK: await loader.vector(`${prefix}.${name}.norm_k.weight`),
   })
@@ -183,7 +183,7 @@ export async function loadBlock(
       bias: await loader.vector(`${prefix}.norm2.bias`),
     },
     crossAttention: await attention('attn2'),
-    ffnIn: await loader.linear(`${prefix}.ffn.net.0.proj`, compute),
-    ffnOut: await loader.linear(`${prefix}.ffn.net.2`, compute),
+    ffnIn: await loader.packedLinear(`${prefix}.ffn.net.0.proj`, compute),
+    ffnOut: await loader.packedLinear(`${prefix}.ffn.net.2`, compute),
   }
 }

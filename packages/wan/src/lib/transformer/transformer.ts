@@ -1,11 +1,14 @@
 import type { Adapter, Device, Ops, Tensor } from '@kinora/kernel-api'
-import { blockLinearNames } from '@kinora/lora-files'
+import { blockLinearNames, type LoraWeights } from '@kinora/lora-files'
 import type { TransformerConfig } from '../checkpoint/configs.ts'
 import { loadingAll, WeightLoader, type Linear } from '../checkpoint/weight-loader.ts'
 import type { WeightSource } from '../checkpoint/weight-source.ts'
 import { wanErrors } from '../errors.ts'
 import { chainLayers, keptFromScope } from '../layer-chain.ts'
-import { loadBlock, transformerBlock, type BlockWeights } from './block.ts'
+import { joinAdapters, uploadLora, type DeviceLora } from '../lora/device-lora.ts'
+import type { QuantizeScheme } from '../quantize/schemes.ts'
+import { BlockPlacement, linearsOf, streamedBlocks } from './block-placement.ts'
+import { loadBlock, transformerBlock } from './block.ts'
 import { ropeTables } from './rope.ts'
 import { timestepSinusoid } from './timestep.ts'
 
@@ -16,6 +19,18 @@ import { timestepSinusoid } from './timestep.ts'
 export interface TransformerOptions {
   /** Dtype of the weights and inputs of the linears and attention; all else is f32. */
   compute: 'f32' | 'f16'
+  /**
+   * Packs the ten linears of each block as they arrive: no more than one weight is dense on the device at a time. Weights that
+   * are stored packed stay as they are.
+   */
+  quantize?: QuantizeScheme | undefined
+  /** A frozen adapter that gives back what packing lost. It is part of the network: always on, beside any other adapter. */
+  recovery?: LoraWeights | undefined
+  /**
+   * Share of the blocks, 0 to 1, whose linears stay in host memory and are streamed through two slots on the device while others
+   * compute. A tape must then checkpoint the blocks. Default 0.
+   */
+  streamedShare?: number | undefined
   signal?: AbortSignal | undefined
 }
 
@@ -63,6 +78,10 @@ export interface WanTransformer {
   readonly loraTargets: readonly LoraTarget[]
   /** Predicted velocity [B, outChannels, F, Y, X], f32. `ops` is the device's own or a tape on it. */
   forward(ops: Ops, input: TransformerInput, run?: TransformerRun): Tensor
+  /** Moves the weights of its blocks to host memory; the next forward pass, or `toDevice`, brings them back. */
+  toHost(): Promise<void>
+  /** Queues the way back. Nothing waits for it but what is queued after. */
+  toDevice(): void
   /** Frees its weights. */
   release(): void
 }
@@ -90,7 +109,6 @@ interface TransformerWeights {
   readonly timeProjection: Linear
   readonly textIn: Linear
   readonly textOut: Linear
-  readonly blocks: readonly BlockWeights[]
   /** [2, C]: shift, scale. */
   readonly headModulation: Tensor
   readonly head: Linear
@@ -101,30 +119,40 @@ export async function createTransformer(
   config: TransformerConfig,
   source: WeightSource,
   device: Device,
-  { compute, signal }: TransformerOptions,
+  options: TransformerOptions,
 ): Promise<WanTransformer> {
+  const { compute, quantize, recovery, streamedShare = 0, signal } = options
   if (!device.info.computeDTypes.includes(compute)) {
     throw wanErrors.COMPUTE_UNSUPPORTED(compute, device.info.adapter)
   }
-  const loader = new WeightLoader(source, device, signal)
-  const weights = await loadingAll(loader, async (): Promise<TransformerWeights> => {
-    const blocks: BlockWeights[] = []
-    for (let n = 0; n < config.numLayers; n++) {
-      blocks.push(await loadBlock(loader, `blocks.${n}`, compute))
-    }
-    return {
-      patchEmbedding: await loader.linear('patch_embedding', 'f32'),
-      timeIn: await loader.linear('condition_embedder.time_embedder.linear_1', 'f32'),
-      timeOut: await loader.linear('condition_embedder.time_embedder.linear_2', 'f32'),
-      timeProjection: await loader.linear('condition_embedder.time_proj', 'f32'),
-      textIn: await loader.linear('condition_embedder.text_embedder.linear_1', compute),
-      textOut: await loader.linear('condition_embedder.text_embedder.linear_2', compute),
-      blocks,
-      headModulation: await loader.vector('scale_shift_table'),
-      head: await loader.linear('proj_out', 'f32'),
-    }
-  })
-  return new Transformer(config, compute, device, loader, weights)
+  const blocks = new BlockPlacement(device, streamedBlocks(config.numLayers, streamedShare))
+  const loader = new WeightLoader(source, device, { quantize, signal })
+  try {
+    const weights = await loadingAll(loader, async (): Promise<TransformerWeights> => {
+      for (let n = 0; n < config.numLayers; n++) {
+        const block = await loadBlock(loader, `blocks.${n}`, compute)
+        for (const { weight } of linearsOf(block)) loader.handOver(weight)
+        await blocks.add(block)
+      }
+      return {
+        patchEmbedding: await loader.linear('patch_embedding', 'f32'),
+        timeIn: await loader.linear('condition_embedder.time_embedder.linear_1', 'f32'),
+        timeOut: await loader.linear('condition_embedder.time_embedder.linear_2', 'f32'),
+        timeProjection: await loader.linear('condition_embedder.time_proj', 'f32'),
+        textIn: await loader.linear('condition_embedder.text_embedder.linear_1', compute),
+        textOut: await loader.linear('condition_embedder.text_embedder.linear_2', compute),
+        headModulation: await loader.vector('scale_shift_table'),
+        head: await loader.linear('proj_out', 'f32'),
+      }
+    })
+    const targets = transformerLoraTargets(config)
+    const lora = recovery && uploadLora(device, recovery, { targets })
+    return new Transformer(config, compute, device, loader, weights, blocks, lora)
+  } catch (error) {
+    loader.release()
+    blocks.release()
+    throw error
+  }
 }
 
 /** Grids whose rotary tables stay on the device: a bucketed dataset has a few, and training comes back to each. */
@@ -137,6 +165,8 @@ class Transformer implements WanTransformer {
   readonly #device: Device
   readonly #loader: WeightLoader
   readonly #weights: TransformerWeights
+  readonly #blocks: BlockPlacement
+  readonly #recovery: DeviceLora | undefined
   readonly #targets: ReadonlyMap<string, LoraTarget>
   readonly #ropes = new Map<string, readonly [Tensor, Tensor]>()
 
@@ -146,6 +176,8 @@ class Transformer implements WanTransformer {
     device: Device,
     loader: WeightLoader,
     weights: TransformerWeights,
+    blocks: BlockPlacement,
+    recovery: DeviceLora | undefined,
   ) {
     this.config = config
     this.compute = compute
@@ -154,6 +186,8 @@ class Transformer implements WanTransformer {
     this.#device = device
     this.#loader = loader
     this.#weights = weights
+    this.#blocks = blocks
+    this.#recovery = recovery
   }
 
   forward(ops: Ops, input: TransformerInput, run: TransformerRun = {}): Tensor {
@@ -170,7 +204,10 @@ class Transformer implements WanTransformer {
     const [, py, px] = config.patchSize
     const [cos_ND, sin_ND] = this.#rope([frames, rows / py, columns / px])
     const inspect = run.inspect ?? (() => {})
-    const settings = { numHeads: config.numHeads, eps: config.eps, compute, adapters: run.adapters }
+    const adapters = this.#recovery
+      ? joinAdapters([this.#recovery, { adapters: run.adapters ?? new Map() }])
+      : run.adapters
+    const settings = { numHeads: config.numHeads, eps: config.eps, compute, adapters }
 
     return ops.scope(() => {
       const patches_BNC = patchEmbedding(ops, input.latents, w.patchEmbedding, config)
@@ -184,14 +221,17 @@ class Transformer implements WanTransformer {
       const block = (x_BNC: Tensor, n: number): Tensor => {
         const out = ops.checkpoint(
           (ops, x, context, time, cos, sin) =>
-            transformerBlock(ops, x!, context!, time!, cos!, sin!, w.blocks[n]!, settings),
+            transformerBlock(ops, x!, context!, time!, cos!, sin!, this.#blocks.enter(n), settings),
           [x_BNC, context_BLC, e0_B6C, cos_ND, sin_ND],
           { keep: run.keep, firstInputAs: run.blockInputsAs },
         )
         inspect(`block${n}`, out)
         return out
       }
-      const blocks = w.blocks.map((_, n) => (x_BNC: Tensor) => block(x_BNC, n))
+      const blocks = Array.from(
+        { length: config.numLayers },
+        (_, n) => (x_BNC: Tensor) => block(x_BNC, n),
+      )
       const x_BNC = chainLayers(this.#device, ops, patches_BNC, blocks)
       const out = this.#head(ops, x_BNC, e_BC, input.latents.shape)
       inspect('out', out)
@@ -199,7 +239,17 @@ class Transformer implements WanTransformer {
     })
   }
 
+  toHost(): Promise<void> {
+    return this.#blocks.toHost()
+  }
+
+  toDevice(): void {
+    this.#blocks.toDevice()
+  }
+
   release(): void {
+    this.#recovery?.release()
+    this.#blocks.release()
     for (const tables of this.#ropes.values())
       tables.forEach((table) => this.#device.release(table))
     this.#ropes.clear()

@@ -61,7 +61,7 @@ export async function createVae(
   device: Device,
   options: { signal?: AbortSignal | undefined } = {},
 ): Promise<WanVae> {
-  const loader = new WeightLoader(source, device, options.signal)
+  const loader = new WeightLoader(source, device, options)
   const weights = await loadingAll(loader, async (): Promise<VaeWeights> => ({
     encoder: await loadCoder(loader, 'encoder', encoderLayers(config)),
     quant: await loader.linear('quant_conv', 'f32'),
