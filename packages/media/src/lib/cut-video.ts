@@ -3,9 +3,21 @@ import type { RunContext } from '@kinora/stage'
 import { replaceFile } from './atomic-file.ts'
 import { mediaErrors } from './errors.ts'
 import { checkFfmpeg, lastWords, newCommand, saysDiskFull, startFfmpeg } from './ffmpeg.ts'
-import { decodeOptions, splitFrames, type VideoFrame } from './frame-source.ts'
-import { countResampled, resampleFilters, timeTolerance } from './frame-times.ts'
-import { pictureFilters, pictureSize, type PictureOptions } from './picture-filters.ts'
+import { decodeOptions, landedLate, mayJump, splitFrames, type VideoFrame } from './frame-source.ts'
+import {
+  countResampled,
+  isShowinfo,
+  resampleFilters,
+  shownPts,
+  timeTolerance,
+} from './frame-times.ts'
+import {
+  outputMatrix,
+  pictureFilters,
+  pictureSize,
+  type OutputMatrix,
+  type PictureOptions,
+} from './picture-filters.ts'
 import { probe, type MediaProbe } from './probe.ts'
 import { h264Options, type X264Preset } from './write-video.ts'
 
@@ -29,11 +41,11 @@ export interface CutVideoOptions extends PictureOptions {
 }
 
 export interface CutPreview {
-  /** Of every so many frames of the result, the first. */
+  /** Of every so many frames of the result, the first. All are held until the end: a dozen is plenty. */
   every: number
   /** Longest side of the preview in pixels; a smaller picture keeps its size. */
   maxSide: number
-  /** Called with each, as RGB, in order; `time` is from the start of the clip. */
+  /** Called with each when the clip is cut, as RGB, in order; `time` is from the start of the clip. */
   onFrame: (frame: VideoFrame) => void
 }
 
@@ -70,6 +82,7 @@ export async function cutVideo(
       ? { ...crop, ...size }
       : options.crop
   const numFrames = countResampled(end - start, fps, speed)
+  const matrix = outputMatrix(source)
   const filters = [
     ...resampleFilters({
       start: source.startTime + start,
@@ -91,61 +104,104 @@ export async function cutVideo(
       size,
       'yuv420p',
       ffmpeg,
-      'bt709',
+      matrix,
     ),
   ]
   await replaceFile(target, async (temporary) => {
-    const previewed = options.preview && previewOf(options.preview, size)
-    const command = newCommand(`file:${file}`)
-      .inputOptions(decodeOptions(source, start, { threads }))
-      .complexFilter(
-        previewed
-          ? `[0:V:0]${filters.join(',')},split=2[clip][copy];[copy]${previewed.filters}[preview]`
-          : `[0:V:0]${filters.join(',')}[clip]`,
+    for (const jump of [true, false]) {
+      const firstTime = await cutOnce(
+        file,
+        temporary,
+        target,
+        decodeOptions(source, start, { threads, jump }),
+        filters,
+        h264Options({ crf, preset, matrix }),
+        options.preview && previewOf(options.preview, size, matrix, fps),
+        signal,
       )
-      .output(temporary)
-      .outputOptions(['-map [clip]', '-fps_mode passthrough', ...h264Options({ crf, preset })])
-    const output = new PassThrough({ emitClose: false })
-    if (previewed) {
-      command
-        .output(output)
-        .outputOptions([
-          '-map [preview]',
-          '-fps_mode passthrough',
-          '-c:v rawvideo',
-          '-pix_fmt rgb24',
-          '-f rawvideo',
-        ])
-    }
-    const run = startFfmpeg(command, signal)
-    run.ended.catch((error: Error) => output.destroy(error))
-    try {
-      if (previewed) {
-        for await (const data of splitFrames(output, previewed.bytes)) {
-          const index = previewed.taken++
-          options.preview!.onFrame({
-            index,
-            time: (index * options.preview!.every) / fps,
-            ...previewed.size,
-            data,
-          })
-        }
-      }
-      const { code, stderr } = await run.ended
-      signal?.throwIfAborted()
-      if (code !== 0) {
-        if (saysDiskFull(stderr)) throw mediaErrors.DISK_FULL(target)
-        throw mediaErrors.DECODE_FAILED(file, lastWords(stderr))
-      }
-    } finally {
-      run.kill()
-      output.destroy()
+      const late =
+        jump && mayJump(source, start) && landedLate(source, start, firstTime - source.startTime)
+      if (!late) break
     }
   })
   return { ...size, numFrames }
 }
 
-function previewOf({ every, maxSide }: CutPreview, clip: { width: number; height: number }) {
+/** Runs ffmpeg once; returns the time of the first frame that it used, on the file's own clock. */
+async function cutOnce(
+  file: string,
+  temporary: string,
+  target: string,
+  inputOptions: string[],
+  filters: string[],
+  encoderOptions: string[],
+  preview: Preview | undefined,
+  signal: AbortSignal | undefined,
+): Promise<number> {
+  const chain = `[0:V:0]${filters.join(',')}`
+  const command = newCommand(`file:${file}`)
+    .inputOptions(inputOptions)
+    .complexFilter(
+      preview ? `${chain},split=2[clip][copy];[copy]${preview.filters}[preview]` : `${chain}[clip]`,
+    )
+    .output(temporary)
+    .outputOptions(['-map [clip]', '-fps_mode passthrough', ...encoderOptions])
+  const output = new PassThrough({ emitClose: false })
+  if (preview) {
+    command
+      .output(output)
+      .outputOptions([
+        '-map [preview]',
+        '-fps_mode passthrough',
+        '-c:v rawvideo',
+        '-pix_fmt rgb24',
+        '-f rawvideo',
+      ])
+  }
+  let firstTime = -Infinity
+  const run = startFfmpeg(command, signal, (line) => {
+    if (firstTime === -Infinity) firstTime = shownPts(line) ?? -Infinity
+    return isShowinfo(line)
+  })
+  run.ended.catch((error: Error) => output.destroy(error))
+  try {
+    if (preview) {
+      const frames: VideoFrame[] = []
+      for await (const data of splitFrames(output, preview.bytes)) {
+        const index = frames.length
+        frames.push({ index, time: index * preview.interval, ...preview.size, data })
+      }
+      const { code } = await run.ended
+      if (code === 0) for (const frame of frames) preview.onFrame(frame)
+    }
+    const { code, stderr } = await run.ended
+    signal?.throwIfAborted()
+    if (code !== 0) {
+      if (saysDiskFull(stderr)) throw mediaErrors.DISK_FULL(target)
+      throw mediaErrors.DECODE_FAILED(file, lastWords(stderr))
+    }
+    return firstTime
+  } finally {
+    run.kill()
+    output.destroy()
+  }
+}
+
+interface Preview {
+  size: { width: number; height: number }
+  bytes: number
+  filters: string
+  /** Seconds of clip between two. */
+  interval: number
+  onFrame: (frame: VideoFrame) => void
+}
+
+function previewOf(
+  { every, maxSide, onFrame }: CutPreview,
+  clip: { width: number; height: number },
+  matrix: OutputMatrix,
+  fps: number,
+): Preview {
   const scale = Math.min(1, maxSide / Math.max(clip.width, clip.height))
   const size = {
     width: Math.max(1, Math.round(clip.width * scale)),
@@ -154,7 +210,8 @@ function previewOf({ every, maxSide }: CutPreview, clip: { width: number; height
   return {
     size,
     bytes: size.width * size.height * 3,
-    filters: `select='not(mod(n,${every}))',scale=${size.width}:${size.height}:flags=area:in_color_matrix=bt709,format=rgb24`,
-    taken: 0,
+    filters: `select='not(mod(n,${every}))',scale=${size.width}:${size.height}:flags=area:in_color_matrix=${matrix},format=rgb24`,
+    interval: every / fps,
+    onFrame,
   }
 }

@@ -4,8 +4,10 @@ import { mediaErrors } from './errors.ts'
 import { checkFfmpeg, lastWords, newCommand, startFfmpeg } from './ffmpeg.ts'
 import {
   countResampled,
-  microseconds,
+  isShowinfo,
+  rangeFilters,
   resampleFilters,
+  shownPts,
   stamp,
   timeTolerance,
 } from './frame-times.ts'
@@ -68,17 +70,13 @@ export async function* readFrames(
   if (!(start >= 0) || !(end > start)) throw mediaErrors.BAD_RANGE(`from ${start} s to ${end} s`)
   if (fps !== undefined && !(fps > 0 && fps <= 1000)) throw mediaErrors.BAD_RANGE(`${fps} fps`)
   const size = pictureSize(source, options)
-  const bytes = frameBytes(size, format)
 
   const timing =
     fps === undefined
-      ? [
-          `trim=start=${stamp(source.startTime + start - timeTolerance)}${
-            end === Infinity ? '' : `:end=${stamp(source.startTime + end - timeTolerance)}`
-          }`,
-          ...microseconds,
-          'showinfo=checksum=0',
-        ]
+      ? rangeFilters(
+          source.startTime + start,
+          end === Infinity ? undefined : source.startTime + end,
+        )
       : resampleFilters({
           start: source.startTime + start,
           end: source.startTime + Math.min(end, source.duration + timeTolerance),
@@ -88,9 +86,46 @@ export async function* readFrames(
         })
   const filters = [...timing, ...pictureFilters(source, options, size, format, ffmpeg)]
 
-  // showinfo writes a frame's time before ffmpeg writes its bytes, so the times are never far behind.
-  const times: number[] = []
-  let arrived: (() => void) | undefined
+  for (const jump of [true, false]) {
+    let index = 0
+    let late = false
+    const frames = decode(
+      file,
+      source,
+      decodeOptions(source, start, { threads, draft, jump }),
+      filters,
+      frameBytes(size, format),
+      fps === undefined,
+      signal,
+    )
+    for await (const { time, data } of frames) {
+      if (index === 0 && jump && mayJump(source, start) && landedLate(source, start, time)) {
+        late = true
+        break
+      }
+      yield { index, time: fps === undefined ? time : start + index / fps, ...size, data }
+      index++
+    }
+    if (late) continue
+    if (index === 0)
+      throw mediaErrors.NO_FRAMES(file, start > 0 || end < Infinity ? ` from ${start} s on` : '')
+    return
+  }
+}
+
+/**
+ * Runs ffmpeg once. `time` is that of the frame where `everyTime` is set (frames pass one by one), else that of the first
+ * frame of the range: filters that drop and repeat frames leave no more to be said.
+ */
+async function* decode(
+  file: string,
+  source: MediaProbe,
+  inputOptions: string[],
+  filters: string[],
+  bytes: number,
+  everyTime: boolean,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<{ time: number; data: Uint8Array }, void, undefined> {
   const output = new PassThrough({
     readableHighWaterMark: Math.max(bytes, 1 << 16),
     writableHighWaterMark: Math.max(bytes, 1 << 16),
@@ -98,7 +133,7 @@ export async function* readFrames(
     emitClose: false,
   })
   const command = newCommand(`file:${file}`)
-    .inputOptions(decodeOptions(source, start, { threads, draft }))
+    .inputOptions(inputOptions)
     .noAudio()
     .videoFilters(filters)
     .outputOptions([
@@ -110,44 +145,40 @@ export async function* readFrames(
       '-f rawvideo',
     ])
     .output(output)
+  // showinfo writes a frame's time before ffmpeg writes its bytes, so the times are never far behind.
+  const times: number[] = []
+  let arrived: (() => void) | undefined
   const run = startFfmpeg(command, signal, (line) => {
-    if (!line.startsWith('[Parsed_showinfo')) return false
-    const pts = / n: *\d+ pts: *(-?\d+)/.exec(line)?.[1]
-    if (pts !== undefined) {
-      times.push(Number(pts) / 1e6 - source.startTime)
+    const pts = shownPts(line)
+    if (pts === undefined) return isShowinfo(line)
+    if (everyTime || times.length === 0) {
+      times.push(pts - source.startTime)
       arrived?.()
     }
     return true
   })
   // A start that fails never touches the output: wake the reader below.
   run.ended.catch((error: Error) => output.destroy(error))
-  const timeOf = async (): Promise<number> => {
+  const nextTime = async (): Promise<number> => {
     if (times.length === 0) {
       await Promise.race([
         new Promise<void>((resolve) => (arrived = resolve)),
         run.ended.then(() => new Promise((resolve) => setImmediate(resolve))),
       ])
     }
-    const time = times.shift()
+    const time = everyTime ? times.shift() : times[0]
     if (time === undefined)
       throw mediaErrors.DECODE_FAILED(file, 'it gave a frame without a time stamp')
     return time
   }
 
-  let index = 0
   try {
     for await (const data of splitFrames(output, bytes)) {
       signal?.throwIfAborted()
-      const time = fps === undefined ? await timeOf() : start + index / fps
-      yield { index, time, ...size, data }
-      index++
+      yield { time: await nextTime(), data }
     }
     const { code, stderr } = await run.ended
     signal?.throwIfAborted()
-    if (index === 0) {
-      if (code !== 0) throw mediaErrors.DECODE_FAILED(file, lastWords(stderr))
-      throw mediaErrors.NO_FRAMES(file, start > 0 || end < Infinity ? ` from ${start} s on` : '')
-    }
     if (code !== 0) throw mediaErrors.DECODE_FAILED(file, lastWords(stderr))
   } catch (error) {
     signal?.throwIfAborted()
@@ -181,20 +212,37 @@ export async function* splitFrames(
 }
 
 /**
+ * ffmpeg jumps to the last key frame before this long ahead of the start: pictures are stored up to some frames before they
+ * are shown, and what it jumps by is when they are stored.
+ */
+const runUpSeconds = 0.5
+
+/** Whether reading from `start` may jump. Streams without an index are read from their beginning: a jump can land late. */
+export function mayJump({ container }: MediaProbe, start: number): boolean {
+  return start > 2 && !/^(mpegts|h264|hevc|mpegvideo|m4v|avi|flv|rm|obu|ivf)/.test(container)
+}
+
+/** Whether the first picture came later than the range and the gaps between frames allow: the jump went too far. */
+export function landedLate({ frameGap }: MediaProbe, start: number, firstTime: number): boolean {
+  return firstTime > start + frameGap.max + 2 * timeTolerance
+}
+
+/**
  * ffmpeg's input options for reading from `start` (seconds from the first frame): the file's own clock is kept, so that
- * ranges are compared with it exactly, and ffmpeg jumps to a key frame well before.
+ * ranges are compared with it exactly, and ffmpeg jumps to a key frame before it unless told not to.
  */
 export function decodeOptions(
   source: MediaProbe,
   start: number,
-  { threads, draft = false }: { threads?: number | undefined; draft?: boolean } = {},
+  {
+    threads,
+    draft = false,
+    jump = true,
+  }: { threads?: number | undefined; draft?: boolean; jump?: boolean } = {},
 ): string[] {
   const options = ['-copyts']
-  // Without an index a jump can land late (MPEG-TS and raw streams), and the first pictures after a key frame of an open
-  // group cannot be decoded: three seconds of run-up cover both for all but the longest groups.
-  const jump = source.startTime + start - 3
-  if (start > 3 && !/^(mpegts|h264|hevc|mpegvideo|m4v|avi)/.test(source.container))
-    options.push('-ss', stamp(jump))
+  if (jump && mayJump(source, start))
+    options.push('-ss', stamp(source.startTime + start - runUpSeconds))
   if (threads !== undefined) options.push('-threads', String(threads))
   if (draft && (source.codec === 'h264' || source.codec === 'hevc'))
     options.push('-skip_loop_filter', 'all')

@@ -1,6 +1,3 @@
-/** ffmpeg's filters that count time in microseconds, whatever the clock of the container. */
-export const microseconds = ['settb=1/1000000'] as const
-
 /** Half a millisecond: the rounding of the coarsest clock in use (Matroska's), below any gap between frames. */
 export const timeTolerance = 0.0005
 
@@ -65,9 +62,8 @@ export function resampleFilters({
   // The fps filter forgets the last frame where the input ends within its moment: repeats carry the input two moments on.
   const repeats = Math.min(1000, Math.ceil((2 * speed * sourceFps) / fps) + 1)
   return [
-    `trim=start=${stamp(start - timeTolerance)}:end=${stamp(end - timeTolerance)}`,
+    ...rangeFilters(start, end),
     `tpad=stop_mode=clone:stop=${repeats}`,
-    ...microseconds,
     // The first frame stands for the start even where its stamp is a rounding away from it.
     `setpts='if(eq(N,0),0,((PTS+PREV_INPTS)/2+${tie}-${stamp(start)}*1000000)/${speed})'`,
     `fps=${fps}:start_time=0:round=up`,
@@ -75,6 +71,31 @@ export function resampleFilters({
     `tpad=stop_mode=clone:stop=${count}`,
     `trim=end_frame=${count}`,
   ]
+}
+
+/**
+ * ffmpeg's filters that keep the frames of `[start, end)` and write each one's time to its log. Times are counted in
+ * microseconds from here on, whatever the clock of the container.
+ */
+export function rangeFilters(start: number, end: number | undefined): string[] {
+  const until = end === undefined ? '' : `:end=${stamp(end - timeTolerance)}`
+  return [
+    'settb=1/1000000',
+    `trim=start=${stamp(start - timeTolerance)}${until}`,
+    'showinfo=checksum=0',
+  ]
+}
+
+/** Whether a line of ffmpeg's log is showinfo's. */
+export function isShowinfo(line: string): boolean {
+  return line.startsWith('[Parsed_showinfo')
+}
+
+/** The time in seconds that a line of showinfo tells, on the file's own clock; undefined for any other line. */
+export function shownPts(line: string): number | undefined {
+  if (!isShowinfo(line)) return undefined
+  const pts = / n: *\d+ pts: *(-?\d+)/.exec(line)?.[1]
+  return pts === undefined ? undefined : Number(pts) / 1e6
 }
 
 /** Seconds as ffmpeg reads them: decimal, to the microsecond. */

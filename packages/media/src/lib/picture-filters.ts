@@ -62,12 +62,29 @@ export function pictureSize(
   }
 }
 
+/** Matrices that an H.264 file may name and players know. */
+export type OutputMatrix = 'bt709' | 'smpte170m'
+
+/**
+ * Matrix of the YUV that `pictureFilters` gives for clips: the file's own where it is one of the two that are common, so that
+ * nothing is converted for nothing.
+ */
+export function outputMatrix(source: MediaProbe): OutputMatrix {
+  if (source.hdr) return 'bt709'
+  return matrixOf(source) === 'smpte170m' ? 'smpte170m' : 'bt709'
+}
+
+/** The file's matrix; where it says none, BT.709 from 720 lines up and BT.601 below, as players do. */
+function matrixOf({ colorSpace, codedHeight, codedWidth }: MediaProbe): string {
+  if (colorSpace === 'bt470bg') return 'smpte170m'
+  if (colorSpace !== 'unknown') return colorSpace
+  return Math.min(codedWidth, codedHeight) >= 720 ? 'bt709' : 'smpte170m'
+}
+
 /**
  * ffmpeg's filters from a decoded frame (already turned upright by ffmpeg) to 8-bit SDR frames of `size` in `pixFmt`:
- * deinterlace, square pixels, crop, scale, tone map, convert. Shrinking comes before the tone map, which is slow.
- *
- * Colours: the matrix is the file's own; where it says none, BT.709 from 720 lines up and BT.601 below, as players do. With
- * `outMatrix: 'bt709'` YUV comes out as BT.709 in the limited range.
+ * deinterlace, square pixels, crop, scale, tone map, convert. Shrinking comes before the tone map, which is slow. YUV comes
+ * out in the limited range, with `toMatrix` in that matrix and without in the file's own.
  */
 export function pictureFilters(
   source: MediaProbe,
@@ -75,34 +92,40 @@ export function pictureFilters(
   size: { width: number; height: number },
   pixFmt: string,
   ffmpeg: FfmpegInfo,
-  outMatrix?: 'bt709',
+  toMatrix?: OutputMatrix,
 ): string[] {
   const { crop, scaler = 'fine' } = options
   const filters: string[] = []
   if (source.interlaced) filters.push('bwdif=mode=send_frame:deint=interlaced')
 
-  const flags = scaler === 'fast' ? 'area' : 'bicubic+accurate_rnd+full_chroma_int'
+  const flags = scaler === 'fast' ? 'fast_bilinear' : 'bicubic+accurate_rnd+full_chroma_int'
+  const isRgb = /^(rgb|gbr|bgr|pal8)/.test(source.pixFmt)
+  const from = isRgb ? '' : `:in_color_matrix=${matrixName(matrixOf(source))}`
+  const to = toMatrix ? `:out_color_matrix=${matrixName(toMatrix)}:out_range=tv` : ''
+  const scale = (
+    { width, height }: { width: number; height: number },
+    inMatrix: string,
+    outMatrix: string,
+  ) => filters.push(`scale=${width}:${height}:flags=${flags}${inMatrix}${outMatrix}`)
+
   let current = { width: source.width, height: source.height }
   if (crop) {
     // The crop is given for square pixels, so they are made square first, where they are not.
-    if (source.pixelAspect !== 1)
-      filters.push(`scale=${source.width}:${source.height}:flags=${flags}`)
-    // exact=1 keeps odd offsets of subsampled chroma from being rounded away; converting below restores the phase.
+    if (source.pixelAspect !== 1) scale(current, from, '')
+    // exact=1 keeps odd offsets, where chroma is subsampled, from being rounded.
     filters.push(`crop=${crop.width}:${crop.height}:${crop.x}:${crop.y}:exact=1`)
     current = { width: crop.width, height: crop.height }
   }
-  const untagged =
-    source.colorSpace === 'unknown' &&
-    source.codedHeight >= 720 &&
-    !/^(rgb|gbr|bgr)/.test(source.pixFmt)
-  const scale = (to: string, more = '') =>
-    filters.push(`scale=${to}:flags=${flags}${untagged ? ':in_color_matrix=bt709' : ''}${more}`)
+  const isSize =
+    current.width === size.width &&
+    current.height === size.height &&
+    (crop !== undefined || source.pixelAspect === 1)
 
   if (source.hdr) {
     if (!ffmpeg.toneMap)
       throw mediaErrors.NO_TONE_MAP(source.file, source.hdr === 'pq' ? 'PQ' : 'HLG')
     const shrinks = size.width * size.height < current.width * current.height
-    if (shrinks) scale(`${size.width}:${size.height}`)
+    if (shrinks) scale(size, '', '')
     const transfer = source.hdr === 'pq' ? 'smpte2084' : 'arib-std-b67'
     const matrix = source.colorSpace === 'unknown' ? ':min=bt2020nc' : ''
     // BT.2408's reference white is 203 cd/m²: it is what SDR white should become. Hable keeps detail in the highlights.
@@ -114,16 +137,28 @@ export function pictureFilters(
       'zscale=t=bt709:m=bt709:r=tv',
       'format=yuv444p',
     )
-    if (shrinks) current = size
-    filters.push(
-      `scale=${size.width}:${size.height}:flags=${flags}:in_color_matrix=bt709${outMatrix ? `:out_color_matrix=${outMatrix}:out_range=tv` : ''}`,
-    )
+    scale(size, ':in_color_matrix=bt709', to)
   } else {
-    scale(
-      `${size.width}:${size.height}`,
-      outMatrix ? `:out_color_matrix=${outMatrix}:out_range=tv` : '',
-    )
+    const isReady =
+      isSize && toMatrix === matrixOf(source) && !source.fullRange && source.pixFmt === pixFmt
+    if (!isReady) scale(size, from, to)
   }
   filters.push(`format=${pixFmt}`, 'setsar=1')
   return filters
+}
+
+/** The scale filter's name of a matrix. */
+function matrixName(matrix: string): string {
+  switch (matrix) {
+    case 'bt709':
+    case 'fcc':
+    case 'smpte170m':
+    case 'smpte240m':
+      return matrix
+    case 'bt2020nc':
+    case 'bt2020c':
+      return 'bt2020'
+    default:
+      return 'auto'
+  }
 }

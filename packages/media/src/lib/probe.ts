@@ -41,6 +41,8 @@ export interface MediaProbe {
   hdr: 'pq' | 'hlg' | null
   /** ffmpeg's name of the matrix, or `unknown`. */
   colorSpace: string
+  /** True where luma goes from 0 to 255 and not from 16 to 235. */
+  fullRange: boolean
   numAudioStreams: number
   /** Set when the header promises more than the file holds. */
   truncated: { promisedFrames: number; foundFrames: number } | null
@@ -60,6 +62,7 @@ interface RawStream {
   field_order?: string
   color_transfer?: string
   color_space?: string
+  color_range?: string
   nb_frames?: string
   duration?: string
   disposition?: { attached_pic?: number; still_image?: number }
@@ -172,6 +175,7 @@ export async function probe(file: string, { signal }: RunContext = {}): Promise<
           ? 'hlg'
           : null,
     colorSpace: stream.color_space ?? 'unknown',
+    fullRange: stream.color_range === 'pc' || /^yuvj|^(rgb|gbr|bgr)/.test(stream.pix_fmt ?? ''),
     numAudioStreams,
     truncated: truncation(stream, raw?.format?.duration, packets),
   }

@@ -4,6 +4,7 @@ import { replaceFile } from './atomic-file.ts'
 import { mediaErrors } from './errors.ts'
 import { checkFfmpeg, lastWords, newCommand, saysDiskFull, startFfmpeg } from './ffmpeg.ts'
 import type { VideoFrame } from './frame-source.ts'
+import type { OutputMatrix } from './picture-filters.ts'
 
 /** Frames to be written: their `data` is RGB (3 bytes a pixel) or gray (1 byte). */
 export type FrameSequence = AsyncIterable<PlainFrame> | Iterable<PlainFrame>
@@ -44,9 +45,11 @@ const timelessOptions = [
 export function h264Options({
   crf = 16,
   preset = 'medium',
+  matrix = 'bt709',
 }: {
   crf?: number | undefined
   preset?: X264Preset | undefined
+  matrix?: OutputMatrix
 }): string[] {
   return [
     '-c:v libx264',
@@ -55,9 +58,9 @@ export function h264Options({
     '-threads 1',
     '-pix_fmt yuv420p',
     '-color_range tv',
-    '-colorspace bt709',
-    '-color_primaries bt709',
-    '-color_trc bt709',
+    `-colorspace ${matrix}`,
+    `-color_primaries ${matrix}`,
+    `-color_trc ${matrix}`,
     ...timelessOptions,
     '-movflags +faststart',
     '-video_track_timescale 90000',
