@@ -16,6 +16,7 @@ export {
   loadTransformer,
   loadVae,
   type LoadOptions,
+  type TextEncoderOptions,
 } from './lib/checkpoint/load-networks.ts'
 export {
   openCheckpoint,
@@ -27,7 +28,7 @@ export type { CheckpointConfigs } from './lib/checkpoint/read-configs.ts'
 export { SafetensorsWeights } from './lib/checkpoint/safetensors-weights.ts'
 export type { TensorTable } from './lib/checkpoint/tensor-table.ts'
 export type { WeightFiles } from './lib/checkpoint/weight-files.ts'
-export type { WeightSource } from './lib/checkpoint/weight-source.ts'
+export type { WeightDType, WeightSource } from './lib/checkpoint/weight-source.ts'
 export { buildCondition, conditionVideo } from './lib/condition.ts'
 export { checkpointErrors, wanErrors } from './lib/errors.ts'
 export { createLora, type CreateLoraOptions } from './lib/lora/create-lora.ts'
@@ -37,6 +38,8 @@ export {
   type DeviceLora,
   type UploadLoraOptions,
 } from './lib/lora/device-lora.ts'
+export { fetchRecoveryAdapter } from './lib/quantize/fetch-recovery-adapter.ts'
+export { packedBytes, quantizeSchemes, type QuantizeScheme } from './lib/quantize/schemes.ts'
 export { createTextEncoder, type WanTextEncoder } from './lib/text-encoder/text-encoder.ts'
 export { createUmt5, umt5Tensors, type Umt5, type Umt5Options } from './lib/text-encoder/umt5.ts'
 export { cleanPrompt } from './lib/tokenizer/clean-prompt.ts'

@@ -27,6 +27,10 @@ export function makePreview({
     const pipeline = openPipeline(request.checkpoint, device, {
       experts: Object.fromEntries(request.transformers),
       lowMemory: model.low_vram,
+      quantize: model.quantize ? model.qtype : undefined,
+      quantizeTextEncoder: model.quantize_te ? model.qtype_te : undefined,
+      recoveryAdapter: model.accuracy_recovery_adapter ?? undefined,
+      streamedShare: model.layer_offloading ? model.layer_offloading_transformer_percent : 0,
       ...(kinora.compute === 'auto' ? {} : { compute: kinora.compute }),
     })
     try {

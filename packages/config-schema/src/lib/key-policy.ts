@@ -359,29 +359,6 @@ export const keyRules: readonly KeyRule[] = [
     ['is_pixart', 'Kinora trains wan22_14b_i2v.', off],
     ['is_lumina2', 'Kinora trains wan22_14b_i2v.', off],
   ]),
-  ...rows('model', 'substitute', [
-    [
-      'quantize',
-      'Packed weights are not there yet: the experts stay in 16 or 32 bits and need that memory.',
-      off,
-    ],
-    [
-      'quantize_te',
-      'Packed weights are not there yet: the text encoder stays in 16 or 32 bits while captions are cached.',
-      off,
-    ],
-    [
-      'layer_offloading',
-      'Streaming of blocks is not there yet: the active expert stays on the device.',
-      off,
-    ],
-    [
-      'auto_memory',
-      'Streaming of blocks is not there yet: the active expert stays on the device.',
-      off,
-    ],
-  ]),
-
   ...rows('sample.samples', 'refused', [
     ['ctrl_img_1', 'Wan 2.2 I2V takes one image; write ctrl_img.'],
     ['ctrl_img_2', 'Wan 2.2 I2V takes one image; write ctrl_img.'],

@@ -107,8 +107,6 @@ describe('examples', () => {
     ).toEqual([
       ['CONFIG_NO_EFFECT', 'device', 8],
       ['CONFIG_SUBSTITUTED', 'optimizer', 34],
-      ['CONFIG_SUBSTITUTED', 'quantize', 48],
-      ['CONFIG_SUBSTITUTED', 'quantize_te', 50],
     ])
   })
 

@@ -459,7 +459,7 @@ const trainSchema = z
     }),
   )
 
-const qtypes = ['qfloat8', 'float8', 'uint4', 'int8'] as const
+const qtypes = ['qfloat8', 'float8', 'uint4'] as const
 
 const modelSchema = z
   .strictObject({

@@ -6,6 +6,7 @@ import { drain, type RunContext, type StageEvent } from '@kinora/stage'
 import {
   buildCondition,
   conditionVideo,
+  fetchRecoveryAdapter,
   joinAdapters,
   loadTextEncoder,
   loadTransformer,
@@ -15,6 +16,7 @@ import {
   wanErrors,
   type DeviceLora,
   type LoraTarget,
+  type QuantizeScheme,
   type WanCheckpoint,
   type WanTransformer,
   type WanVae,
@@ -25,6 +27,8 @@ import { schedulers, type SchedulerName } from './schedulers/schedulers.ts'
 
 // Axes: B batch (1, or 2 where both prompts go together), F latent frames, H and W latent rows and columns, L text rows,
 // T frames, Y and X pixels.
+
+const expertNames = ['high', 'low'] as const
 
 /** Random stream of the initial noise, under the seed of a clip. */
 const noiseStream = 0
@@ -41,8 +45,19 @@ export interface PipelineOptions {
    * networks stay loaded for the next clip. The text encoder is freed before denoising either way.
    */
   lowMemory?: boolean | undefined
-  /** Experts that are on the device already, such as a trainer's. They are used, never released. */
+  /**
+   * Experts that are loaded already, such as a trainer's. They are used, never released; with `lowMemory` they go to host memory
+   * and back as others would be freed and loaded.
+   */
   experts?: Partial<Record<Expert, WanTransformer>> | undefined
+  /** Packs the experts' linears as they are loaded. */
+  quantize?: QuantizeScheme | undefined
+  /** Packs the text encoder's. */
+  quantizeTextEncoder?: QuantizeScheme | undefined
+  /** Accuracy recovery adapter for packed experts: a file, or `owner/name/file.safetensors` on the Hub. */
+  recoveryAdapter?: string | undefined
+  /** Share of the experts' blocks, 0 to 1, that are streamed from host memory. Default 0. */
+  streamedShare?: number | undefined
 }
 
 /** A LoRA beside one expert's linears. */
@@ -182,7 +197,7 @@ class Pipeline implements WanPipeline {
       initialLatents,
       context,
     )
-    if (this.#options.lowMemory) this.#releaseExperts()
+    if (this.#options.lowMemory) await this.#makeRoom()
     const frames = yield* this.#decodeIter(options, latentShape, finalLatents, context)
     const { width, height } = options
     return { width, height, frames, latentShape, initialLatents, finalLatents }
@@ -262,7 +277,8 @@ class Pipeline implements WanPipeline {
   async #encodeTexts(texts: readonly string[], signal: AbortSignal | undefined): Promise<void> {
     const missing = [...new Set(texts)].filter((text) => !this.#embeds.has(text))
     if (missing.length === 0) return
-    const encoder = await loadTextEncoder(this.checkpoint, this.#device, { signal })
+    const quantize = this.#options.quantizeTextEncoder
+    const encoder = await loadTextEncoder(this.checkpoint, this.#device, { quantize, signal })
     try {
       signal?.throwIfAborted()
       const states = (await this.#take(await encoder.encode(missing))) as Float32Array
@@ -467,20 +483,33 @@ class Pipeline implements WanPipeline {
   }
 
   async #loadExpert(expert: Expert, signal: AbortSignal | undefined): Promise<WanTransformer> {
-    const given = this.#options.experts?.[expert]
-    if (given) return given
-    const loaded = this.#experts[expert]
-    if (loaded) return loaded
-    if (this.#options.lowMemory) this.#releaseExperts()
-    const compute = this.#compute
+    const { experts = {}, lowMemory, quantize, recoveryAdapter, streamedShare } = this.#options
+    if (lowMemory) await this.#makeRoom(expert)
+    const there = experts[expert] ?? this.#experts[expert]
+    if (there) return there
     return (this.#experts[expert] = await loadTransformer(this.checkpoint, expert, this.#device, {
-      compute,
+      compute: this.#compute,
+      quantize,
+      recovery: recoveryAdapter
+        ? await fetchRecoveryAdapter(recoveryAdapter, expert, { signal })
+        : undefined,
+      streamedShare,
       signal,
     }))
   }
 
+  /** Frees the experts that were loaded here, and moves those that were given to host memory. */
+  async #makeRoom(except?: Expert): Promise<void> {
+    for (const expert of expertNames) {
+      if (expert === except) continue
+      await this.#options.experts?.[expert]?.toHost()
+      this.#experts[expert]?.release()
+      delete this.#experts[expert]
+    }
+  }
+
   #releaseExperts(): void {
-    for (const expert of ['high', 'low'] as const) {
+    for (const expert of expertNames) {
       this.#experts[expert]?.release()
       delete this.#experts[expert]
     }

@@ -28,6 +28,11 @@ export const trainerErrors = defineErrors('TRAINER', {
       `The layer filters of the job leave the ${expert}-noise expert nothing to train.`,
     fix: 'Loosen network.network_kwargs.ignore_if_contains and only_if_contains; they match names such as transformer.transformer_1.blocks.0.attn1.to_q.',
   },
+  OFFLOADING_WITHOUT_CHECKPOINTING: {
+    message: () =>
+      'model.layer_offloading is on and train.gradient_checkpointing is off: the weights of a block would be gone on the way back.',
+    fix: 'Set gradient_checkpointing to true, or layer_offloading to false.',
+  },
   LORA_SHAPE: {
     message: (file: string, module: string, found: string, expected: string) =>
       `${file} holds ${module} with ${found}; this job needs ${expected}.`,

@@ -1,12 +1,7 @@
 import type { TrainProcess } from '@kinora/config-schema'
 import { numElements, type Device, type Tensor } from '@kinora/kernel-api'
 import { readLora } from '@kinora/lora-files'
-import {
-  loadTransformer,
-  transformerLoraTargets,
-  type WanCheckpoint,
-  type WanTransformer,
-} from '@kinora/wan'
+import { transformerLoraTargets, type WanCheckpoint } from '@kinora/wan'
 import { trainerErrors } from './errors.ts'
 import {
   initialFactors,
@@ -67,50 +62,6 @@ export function releaseExpert({ lora, optimizer, average }: TrainedExpert): void
   lora.release()
   optimizer.release()
   average?.release()
-}
-
-/** The frozen networks. With low memory only one is on the device at a time; a change of turn loads the other anew. */
-export class BaseModels {
-  readonly #checkpoint: WanCheckpoint
-  readonly #device: Device
-  readonly #compute: 'f32' | 'f16'
-  readonly #oneAtATime: boolean
-  readonly #loaded = new Map<Expert, WanTransformer>()
-
-  constructor(
-    checkpoint: WanCheckpoint,
-    device: Device,
-    compute: 'f32' | 'f16',
-    { low_vram }: Pick<TrainProcess['model'], 'low_vram'>,
-  ) {
-    this.#checkpoint = checkpoint
-    this.#device = device
-    this.#compute = compute
-    this.#oneAtATime = low_vram
-  }
-
-  /** Those on the device now. */
-  get loaded(): ReadonlyMap<Expert, WanTransformer> {
-    return this.#loaded
-  }
-
-  /** An expert's network, loaded if it is not there. */
-  async get(expert: Expert, signal?: AbortSignal): Promise<WanTransformer> {
-    const known = this.#loaded.get(expert)
-    if (known) return known
-    if (this.#oneAtATime) this.release()
-    const transformer = await loadTransformer(this.#checkpoint, expert, this.#device, {
-      compute: this.#compute,
-      signal,
-    })
-    this.#loaded.set(expert, transformer)
-    return transformer
-  }
-
-  release(): void {
-    for (const transformer of this.#loaded.values()) transformer.release()
-    this.#loaded.clear()
-  }
 }
 
 /** A fresh expert, or one as it was when its state was written. */

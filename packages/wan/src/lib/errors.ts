@@ -49,6 +49,11 @@ export const checkpointErrors = defineErrors('CHECKPOINT', {
       `Element ${index} of tensor ${tensor} in ${file} is not a finite number.`,
     fix: 'The file is damaged: download it again and compare its checksum with the source.',
   },
+  NO_ADAPTER: {
+    message: (source: string) =>
+      `${source} is neither a file nor a file of a repository on the Hub, owner/name/file.safetensors.`,
+    fix: 'Check the path of the accuracy recovery adapter, or write it as owner/name/file.safetensors.',
+  },
   NOT_PACKED: {
     message: (tensor: string, file: string) =>
       `${file} has packed codes, ${tensor}, but its metadata does not say how they are packed.`,

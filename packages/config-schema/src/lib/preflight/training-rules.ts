@@ -2,7 +2,7 @@ import { nothing, when, type PreflightRule } from './rule.ts'
 
 const gib = 2 ** 30
 /** Bytes a weight takes in each form the frozen linears are kept in; packed forms with their scales. */
-const bytesPerWeight = { dense: 2, qfloat8: 1, float8: 1, int8: 1, uint4: 0.53 } as const
+const bytesPerWeight = { dense: 2, qfloat8: 1, float8: 1, uint4: 0.5625 } as const
 
 /** Rules about experts, timesteps, optimiser, network and saves. */
 export const trainingRules: readonly PreflightRule[] = [

@@ -12,7 +12,7 @@ import {
 } from '@kinora/wan'
 import { trainerErrors } from '../errors.ts'
 import { promptsOf, readDataset, type Sample } from '../data/dataset.ts'
-import { textFingerprint } from '../data/training-data.ts'
+import { textEncoderScheme, textFingerprint } from '../data/training-data.ts'
 import {
   CacheFolder,
   latentsKey,
@@ -66,7 +66,7 @@ export async function* cacheDatasetIter(
     signal,
     maxSkipped: process.kinora.max_skipped,
   })
-  const texts = yield* cacheTexts(promptsOf(dataset.samples, job), {
+  const texts = yield* cacheTexts(promptsOf(dataset.samples, job), job, {
     checkpoint,
     cache,
     device,
@@ -232,15 +232,17 @@ function deviationOf(logvar: Float32Array, latentsStd: readonly number[]): Float
 
 async function* cacheTexts(
   texts: readonly string[],
+  job: TrainJob,
   { checkpoint, cache, device, signal }: Work,
 ): AsyncGenerator<StageEvent, CacheDatasetResult['texts']> {
-  const fingerprint = await textFingerprint(checkpoint)
+  const fingerprint = await textFingerprint(checkpoint, job)
   const missing: string[] = []
   for (const text of texts) {
     if (!(await cache.has('text', textKey(text, fingerprint)))) missing.push(text)
   }
   if (missing.length > 0) {
-    const encoder = await loadTextEncoder(checkpoint, device, { signal })
+    const quantize = textEncoderScheme(job)
+    const encoder = await loadTextEncoder(checkpoint, device, { quantize, signal })
     try {
       yield { type: 'started', phase: 'text', total: missing.length }
       for (let start = 0; start < missing.length; start += textsPerBatch) {

@@ -1,5 +1,5 @@
-import type { TrainProcess } from '@kinora/config-schema'
-import type { WanCheckpoint } from '@kinora/wan'
+import type { TrainJob, TrainProcess } from '@kinora/config-schema'
+import type { QuantizeScheme, WanCheckpoint } from '@kinora/wan'
 import { CacheFolder, latentsKey, textKey } from '../cache/cache-entries.ts'
 import { trainerErrors } from '../errors.ts'
 import type { CacheKeys } from '../noise/prepare-micro-batch.ts'
@@ -32,7 +32,7 @@ export async function openTrainingData(
   const dataset = await readDataset(plan, job, signal)
   const cache = new CacheFolder(cacheDir)
   const vae = await checkpoint.fingerprint('vae')
-  const textEncoder = await textFingerprint(checkpoint)
+  const textEncoder = await textFingerprint(checkpoint, job)
   const clipHashes = new Map(dataset.clipHashes)
   const keys: CacheKeys = {
     latents: (sample) => latentsKey(sample, clipHashes.get(sample.clip)!, vae),
@@ -108,9 +108,17 @@ function holdOut(
   }
 }
 
+/** Scheme the text encoder is packed in; undefined where it stays dense. */
+export function textEncoderScheme(job: TrainJob): QuantizeScheme | undefined {
+  const { quantize_te, qtype_te } = job.config.process[0].model
+  return quantize_te ? qtype_te : undefined
+}
+
 /** Identity of what turns a prompt into an embedding. */
-export async function textFingerprint(checkpoint: WanCheckpoint): Promise<string> {
-  return `${await checkpoint.fingerprint('text_encoder')} ${await checkpoint.fingerprint('tokenizer')}`
+export async function textFingerprint(checkpoint: WanCheckpoint, job: TrainJob): Promise<string> {
+  const scheme = textEncoderScheme(job)
+  const files = `${await checkpoint.fingerprint('text_encoder')} ${await checkpoint.fingerprint('tokenizer')}`
+  return scheme ? `${files} ${scheme}` : files
 }
 
 async function cachedSamples(

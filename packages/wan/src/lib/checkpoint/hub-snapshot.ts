@@ -130,6 +130,54 @@ export async function fetchFromHub(repo: string, options: HubOptions): Promise<s
   return snapshot
 }
 
+/**
+ * Downloads one file of a repository, or finds it in the cache, and returns its path.
+ *
+ * @param path as the repository names it
+ */
+export async function fetchFileFromHub(
+  repo: string,
+  path: string,
+  options: HubOptions,
+): Promise<string> {
+  const revision = options.revision ?? 'main'
+  const folder = join(options.cacheDir ?? defaultCache(), `models--${repo.replace('/', '--')}`)
+  const request = {
+    repo,
+    ...(options.accessToken === undefined ? {} : { accessToken: options.accessToken }),
+    ...(options.hubUrl === undefined ? {} : { hubUrl: options.hubUrl }),
+    fetch: withSignal(options.fetch ?? fetch, options.signal),
+  }
+  let commit: string
+  let entry: ListFileEntry | undefined
+  try {
+    commit = (await modelInfo({ ...request, name: repo, revision, additionalFields: ['sha'] })).sha
+    for await (const each of listFiles({ ...request, recursive: true, revision: commit })) {
+      if (each.type === 'file' && each.path === path) entry = each
+    }
+  } catch (error) {
+    options.signal?.throwIfAborted()
+    const known = await readFile(join(folder, 'refs', revision), 'utf8').catch(() => revision)
+    const cached = join(folder, 'snapshots', known.trim(), path)
+    if ((await exists(cached)) && !(error instanceof HubApiError)) return cached
+    throw hubError(repo, revision, error)
+  }
+  if (!entry) throw checkpointErrors.HUB_FAILED(repo, `it has no file ${path}`)
+  const snapshot = join(folder, 'snapshots', commit)
+  const file = join(snapshot, path)
+  if (await isComplete(file, entry.size)) return file
+  await requireFreeSpace(folder, entry.size)
+  await using _lock = await lockFolder(folder)
+  let doneBytes = 0
+  const pinned = { ...request, revision: commit }
+  await fetchFile(pinned, entry, folder, snapshot, options, (bytes) => {
+    doneBytes += bytes
+    options.onProgress?.({ file: path, doneBytes, totalBytes: entry.size })
+  })
+  if (revision !== commit) await writeFileAtomic(join(folder, 'refs', revision), commit)
+  return file
+}
+
 interface Request {
   repo: string
   revision: string
