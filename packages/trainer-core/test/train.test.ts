@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { appendFile, cp, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
+import { readMetrics } from '@kinora/config-schema'
 import { readLora } from '@kinora/lora-files'
 import type { StageEvent } from '@kinora/stage'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -251,36 +252,33 @@ describe('train', () => {
     }
     const { best } = await runTo('a', overrides)
     const out = join(run.folder, 'a')
-    const text = await readFile(join(out, 'metrics.jsonl'), 'utf8')
-    const lines = text
-      .trim()
-      .split('\n')
-      .map(
-        (line) =>
-          JSON.parse(line) as {
-            type: string
-            step: number
-            expert: string
-            loss: number
-            bands: { timestep: number }[]
-          },
-      )
-      .filter(({ type }) => type === 'validation')
-    expect(lines.map(({ step, expert }) => `${step} ${expert}`)).toEqual(
-      [0, 2, 4].flatMap((step) => [`${step} high`, `${step} low`]),
-    )
-    expect(lines[0]!.bands.map(({ timestep }) => timestep)).toEqual([975, 925])
-    expect(lines[1]!.bands.map(({ timestep }) => timestep)).toEqual([675, 225])
+    const entries = readMetrics(await readFile(join(out, 'metrics.jsonl'), 'utf8'), {
+      fileName: 'metrics',
+    })
+    const validations = entries.filter((entry) => entry.type === 'validation')
+    expect(validations.map(({ step }) => step)).toEqual([0, 2, 4])
+    const measured = (expert: 'high' | 'low') =>
+      validations.map(({ step, experts }) => ({ step, ...experts[expert]! }))
+    expect(measured('high')[0]!.bands).toMatchObject([
+      { from: 950, to: 1000 },
+      { from: 900, to: 950 },
+    ])
+    expect(measured('low')[0]!.bands).toMatchObject([
+      { from: 450, to: 900 },
+      { from: 0, to: 450 },
+    ])
     for (const expert of ['high', 'low'] as const) {
-      const own = lines.filter((line) => line.expert === expert && line.step > 0)
-      const least = own.reduce((a, b) => (b.loss < a.loss ? b : a))
+      const least = measured(expert)
+        .slice(1)
+        .reduce((a, b) => (b.loss < a.loss ? b : a))
       expect(best[expert]).toMatchObject({ step: least.step, loss: least.loss })
       const { metadata } = await readLora(best[expert]!.file)
       expect(JSON.parse(metadata['training_info']!)).toMatchObject({ step: least.step })
     }
     // The low-noise expert has not been trained at step 2: its loss on the same noise is the same.
-    expect(lines[3]!.loss).toBe(lines[1]!.loss)
-    expect(lines[5]!.loss).not.toBe(lines[1]!.loss)
+    const low = measured('low').map(({ loss }) => loss)
+    expect(low[1]).toBe(low[0])
+    expect(low[2]).not.toBe(low[0])
     const again = await train(
       { ...optionsOf('a', { ...overrides, train: { steps: 6 } }), resume: 'best' },
       { device },

@@ -38,7 +38,7 @@ export interface StepMetrics {
 
 /** A line about the run: what it began with, what changed, what was measured beside steps. */
 export interface RunMetrics {
-  type: 'run' | 'validation' | 'save' | 'preview'
+  type: 'run' | 'validation' | 'save' | 'preview' | 'error'
   step: number
   [key: string]: unknown
 }

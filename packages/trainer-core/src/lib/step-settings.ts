@@ -1,9 +1,10 @@
 import type { TrainProcess } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
 import { trainerErrors } from './errors.ts'
-import { experts } from './noise/random-streams.ts'
+import { experts, type RandomStreams } from './noise/random-streams.ts'
 import { learningRateFactor } from './optim/learning-rate.ts'
 import type { StepOptions } from './train-step.ts'
+import type { TrainedExpert } from './trained-expert.ts'
 import type { TurnOptions } from './turns.ts'
 
 // From the job's words to the numbers of a step.
@@ -19,17 +20,48 @@ export function computeDtype({ kinora, train }: TrainProcess, device: Device): '
 }
 
 /** Options of a step at a learning rate. */
-export function stepOptions({ train, kinora }: TrainProcess, learningRate: number): StepOptions {
+export function stepOptions(
+  { train, kinora }: TrainProcess,
+  learningRate: number,
+  dropoutMasks: StepOptions['dropoutMasks'],
+): StepOptions {
   return {
     lossKind: train.loss_type === 'pseudo_huber' ? 'pseudo-huber' : train.loss_type,
     learningRate,
-    maxGradNorm: train.max_grad_norm,
+    // Adafactor clips each update by itself.
+    maxGradNorm: train.optimizer === 'adafactor' ? 0 : train.max_grad_norm,
     accumulation: kinora.accumulation,
     checkpoint: train.gradient_checkpointing,
     preservationMultiplier: train.diff_output_preservation
       ? train.diff_output_preservation_multiplier
       : train.blank_prompt_preservation_multiplier,
+    priorDivergence: train.do_prior_divergence,
+    // A target moved away from the prediction by a factor s: the gradient of the squared error is s times the ordinary one.
+    gradientFactor:
+      kinora.differential_guidance && train.do_differential_guidance && train.loss_type === 'mse'
+        ? train.differential_guidance_scale
+        : 1,
     maxLoss: train.max_loss,
+    dropoutMasks,
+  }
+}
+
+/** Masks of `network.dropout` for the micro-batches of a step; undefined where nothing is dropped. */
+export function createDropoutMasks(
+  { network, train }: TrainProcess,
+  random: RandomStreams,
+  { expert, lora }: TrainedExpert,
+  expertStep: number,
+): StepOptions['dropoutMasks'] {
+  const { dropout } = network
+  if (dropout === null || dropout === 0) return undefined
+  const { rank } = lora.options
+  return (microBatch, module) => {
+    const microBatchIndex = expertStep * train.gradient_accumulation + microBatch
+    const index = microBatchIndex * lora.targets.length + module
+    return Float32Array.from(random.uniforms('loraDropout', expert, index, rank), (u) =>
+      u < dropout ? 0 : 1 / (1 - dropout),
+    )
   }
 }
 

@@ -20,6 +20,15 @@ export interface StepOptions {
   checkpoint: boolean
   /** Weight of the preservation loss, where micro-batches carry its prompts. */
   preservationMultiplier: number
+  /** Push the prediction away from the base model's: subtracts its mean squared distance from the loss. */
+  priorDivergence?: boolean | undefined
+  /** Multiplies the gradient of the main loss (differential guidance); 1 unless given. */
+  gradientFactor?: number | undefined
+  /**
+   * Factors [rank] of the rank space of a module in a micro-batch: 0 drops a rank, the others make up for it. One mask serves all
+   * tokens of the micro-batch.
+   */
+  dropoutMasks?: ((microBatch: number, module: number) => Float32Array) | undefined
   /** A step whose loss is above changes nothing; null never. */
   maxLoss: number | null
 }
@@ -60,8 +69,10 @@ export async function trainStep(
     seconds.queue += (queued - started) / 1000
     seconds.device += (performance.now() - queued) / 1000
     try {
-      const badLoss = losses.findIndex(({ main, preservation }) =>
-        [...main, ...(preservation ?? [])].some((value) => !Number.isFinite(value)),
+      const badLoss = losses.findIndex((each) =>
+        Object.values(each).some((values) =>
+          values?.some((value: number) => !Number.isFinite(value)),
+        ),
       )
       if (badLoss >= 0) {
         const timesteps = microBatches[badLoss]!.timesteps.map((t) => t.toFixed(1)).join(', ')
@@ -95,6 +106,8 @@ export async function trainStep(
 interface MicroBatchLosses {
   /** One an item. */
   main: readonly number[]
+  /** Squared distance from the base model's prediction, where it is pushed away. */
+  divergence: readonly number[] | undefined
   preservation: readonly number[] | undefined
 }
 
@@ -105,14 +118,21 @@ function summarise(
 ): Pick<StepResult, 'loss' | 'unweightedLoss' | 'preservationLoss'> {
   const mean = (values: readonly number[]): number =>
     values.reduce((sum, value) => sum + value, 0) / values.length
-  const weighted = mean(
-    losses.map(({ main }, i) => mean(main.map((value, b) => value * microBatches[i]!.weights[b]!))),
-  )
+  const weighted = (pick: (each: MicroBatchLosses) => readonly number[] | undefined): number =>
+    mean(
+      losses.map((each, i) => {
+        const { weights } = microBatches[i]!
+        return mean(weights.map((weight, b) => weight * (pick(each)?.[b] ?? 0)))
+      }),
+    )
   const preservation = losses.some((each) => each.preservation)
     ? mean(losses.map((each) => mean(each.preservation ?? [0])))
     : undefined
   return {
-    loss: weighted + preservationMultiplier * (preservation ?? 0),
+    loss:
+      weighted(({ main }) => main) -
+      weighted(({ divergence }) => divergence) +
+      preservationMultiplier * (preservation ?? 0),
     unweightedLoss: mean(losses.map(({ main }) => mean(main))),
     preservationLoss: preservation,
   }
@@ -147,6 +167,22 @@ export function predictVelocity(
   return { prediction: transformer.forward(device.ops, input, { adapters }), target }
 }
 
+/** Adapters whose B has its columns, one a rank, multiplied by a mask. */
+function dropRanks(
+  device: Device,
+  ops: Ops,
+  adapters: ReadonlyMap<string, readonly Adapter[]>,
+  maskOf: (module: number) => Float32Array,
+): ReadonlyMap<string, readonly Adapter[]> {
+  return new Map(
+    Array.from(adapters, ([name, list], module) => {
+      const mask = maskOf(module)
+      const mask_R = device.upload(mask, [mask.length], 'f32')
+      return [name, list.map(({ a, b, scale }) => ({ a, b: ops.mul(b, mask_R), scale }))]
+    }),
+  )
+}
+
 /** Queues the forward and backward passes of a step. The caller releases. */
 function queueGradients(
   device: Device,
@@ -171,17 +207,21 @@ function queueGradients(
   }
   const sums: (Tensor | undefined)[] = params.map(() => undefined)
 
-  /** Forward, loss against a target, backward; gradients go into the sums. Returns the loss of each item. */
+  /** Forward, losses of its result, backward; gradients go into the sums. Returns each loss, of each item. */
   function gradients(
     forward: (ops: Ops) => Tensor,
-    target: Tensor,
-    kind: LossKind,
-    itemScale: readonly number[],
-  ): Tensor {
+    terms: readonly { target: Tensor; kind: LossKind; itemScale: readonly number[] }[],
+  ): Tensor[] {
     const tape = createTape(device, { watch: params, checkpoint: options.checkpoint })
     try {
-      const loss = device.scope(() => tape.ops.loss(forward(tape.ops), target, { kind }))
-      const grads = tape.backward([{ tensor: loss, grad: itemScale }], params)
+      const roots = device.scope(() => {
+        const prediction = forward(tape.ops)
+        return terms.map(({ target, kind, itemScale }) => ({
+          tensor: tape.ops.loss(prediction, target, { kind }),
+          grad: itemScale,
+        }))
+      })
+      const grads = tape.backward(roots, params)
       params.forEach((param, i) => {
         const grad = grads.get(param)
         const sum = sums[i]
@@ -189,52 +229,72 @@ function queueGradients(
         if (sum) ops.addInto(sum, grad)
         else sums[i] = keep(grad)
       })
-      return keep(loss)
+      return roots.map(({ tensor }) => keep(tensor))
     } finally {
       tape.dispose()
     }
   }
 
-  const losses: { main: Tensor; preservation: Tensor | undefined }[] = []
+  const losses: { main: Tensor; divergence?: Tensor; preservation?: Tensor }[] = []
   let summary: Tensor
   try {
-    for (const batch of microBatches) {
+    for (const [index, batch] of microBatches.entries()) {
       device.scope(() => {
         const numItems = batch.shape[0]
         const share =
           lossScale / numItems / (options.accumulation === 'mean' ? microBatches.length : 1)
+        const { dataset } = batch.samples[0]!
         const { input, target } = uploadBatch(device, batch)
-        const adapters = adaptersOf(lora, params, batch.samples[0]!.dataset.network_weight)
-        const forward = (text: Tensor) => (tape: Ops) =>
-          transformer.forward(tape, { ...input, text }, { adapters, keep: ['attn1'] })
+        const adapters = adaptersOf(lora, params, dataset.network_weight)
+        const forward = (text: Tensor) => (tape: Ops) => {
+          const dropped = options.dropoutMasks
+            ? dropRanks(device, tape, adapters, (module) => options.dropoutMasks!(index, module))
+            : adapters
+          return transformer.forward(
+            tape,
+            { ...input, text },
+            { adapters: dropped, keep: ['attn1'] },
+          )
+        }
 
-        const main = gradients(
-          forward(input.text),
-          target,
-          options.lossKind,
-          batch.weights.map((weight) => weight * share),
-        )
-        let preservation: Tensor | undefined
+        const needsBase = dataset.prior_reg || options.priorDivergence
+        const base = needsBase ? transformer.forward(ops, input) : undefined
+        const [main, divergence] = gradients(forward(input.text), [
+          {
+            target: dataset.prior_reg ? base! : target,
+            kind: options.lossKind,
+            itemScale: batch.weights.map((each) => each * share * (options.gradientFactor ?? 1)),
+          },
+          ...(options.priorDivergence
+            ? [
+                {
+                  target: base!,
+                  kind: 'mse' as const,
+                  itemScale: batch.weights.map((each) => -each * share),
+                },
+              ]
+            : []),
+        ])
+        let preservation: Tensor[] = []
         if (batch.preservationText_BLD) {
           // What the base model says to the other prompt is what the LoRA should go on saying to it.
           const text = device.upload(batch.preservationText_BLD, batch.textShape, 'f32')
-          const base = transformer.forward(ops, { ...input, text })
-          preservation = gradients(
-            forward(text),
-            base,
-            'mse',
-            Array<number>(numItems).fill(options.preservationMultiplier * share),
-          )
+          const itemScale = Array<number>(numItems).fill(options.preservationMultiplier * share)
+          preservation = gradients(forward(text), [
+            { target: transformer.forward(ops, { ...input, text }), kind: 'mse', itemScale },
+          ])
         }
-        losses.push({ main, preservation })
+        losses.push({
+          main: main!,
+          ...(divergence ? { divergence } : {}),
+          ...(preservation[0] ? { preservation: preservation[0] } : {}),
+        })
       })
     }
     device.scope(() => {
       // A parameter that nothing reached has no gradient: zero.
       params.forEach(({ shape }, i) => (sums[i] ??= keep(device.zeros(shape, 'f32'))))
-      const numbers = losses.flatMap(({ main, preservation }) =>
-        preservation ? [main, preservation] : [main],
-      )
+      const numbers = losses.flatMap((each) => Object.values(each))
       keep((summary = ops.concat([...numbers, ops.sumSquares(sums as Tensor[])], 0)))
     })
   } catch (error) {
@@ -247,8 +307,9 @@ function queueGradients(
     async read() {
       const values = [...((await device.read(summary)) as Float32Array)]
       return {
-        losses: losses.map(({ main, preservation }) => ({
+        losses: losses.map(({ main, divergence, preservation }) => ({
           main: values.splice(0, main.shape[0]!),
+          divergence: divergence && values.splice(0, divergence.shape[0]!),
           preservation: preservation && values.splice(0, preservation.shape[0]!),
         })),
         squares: values[0]!,

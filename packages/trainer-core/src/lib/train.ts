@@ -3,7 +3,6 @@ import { join } from 'node:path'
 import { loraFileName, trainingMetadata, type LoraWeights } from '@kinora/lora-files'
 import { drain, isCodedError, lockFolder, writeFileAtomic, type StageEvent } from '@kinora/stage'
 import { openCheckpoint } from '@kinora/wan'
-import { BaseModels } from './base-models.ts'
 import { openTrainingData } from './data/training-data.ts'
 import { adaptersOf, readLoraWeights } from './lora-adapters.ts'
 import { MetricsFile } from './metrics.ts'
@@ -13,10 +12,17 @@ import { packageVersion } from './package-version.ts'
 import { bestOf, checkIdentity, findStart } from './resume/find-start.ts'
 import { pruneStepSaves, removeLeftovers, writeBestLora, writeLoras } from './resume/lora-saves.ts'
 import { writeTrainingState } from './resume/training-state.ts'
-import { computeDtype, learningRateAt, stepOptions, turnOptions } from './step-settings.ts'
+import {
+  computeDtype,
+  createDropoutMasks,
+  learningRateAt,
+  stepOptions,
+  turnOptions,
+} from './step-settings.ts'
 import type { TrainContext, TrainOptions, TrainResult } from './train-options.ts'
 import { trainStep } from './train-step.ts'
 import {
+  BaseModels,
   createTrainedExpert,
   describeTrainedExpert,
   finishedParams,
@@ -25,7 +31,7 @@ import {
   type TrainedExpert,
 } from './trained-expert.ts'
 import { stepsOfExperts, turnAt } from './turns.ts'
-import { judgeValidation, measureValidation } from './validation.ts'
+import { judgeValidation, measureValidation, type ValidationLoss } from './validation.ts'
 
 /**
  * Trains the LoRAs of a job. Everything is a function of the job, the seed and the step, so a run that was interrupted at any
@@ -70,7 +76,7 @@ export async function* trainIter(
   await removeLeftovers(join(out, 'state'))
   const start = yield* findStart(stateFile, out, name, trained, resume)
   const learners = new Map<Expert, TrainedExpert>()
-  const base = new BaseModels(checkpoint, device, compute, process)
+  const base = new BaseModels(checkpoint, device, compute, process.model)
   const metrics = new MetricsFile(join(out, 'metrics.jsonl'), context.metrics)
   try {
     checkIdentity(start.saved?.state, identity)
@@ -156,7 +162,7 @@ export async function* trainIter(
     async function* makePreview(): AsyncGenerator<StageEvent> {
       const chosen = step === 0 ? (process.first_sample ?? sample) : sample
       if (!preview || train.disable_sampling || chosen.samples.length === 0) return
-      await base.makeRoom()
+      if (process.model.low_vram) base.release()
       yield { type: 'note', message: `Making previews at step ${step}.` }
       try {
         const made = await preview(
@@ -184,6 +190,7 @@ export async function* trainIter(
     async function* validate(): AsyncGenerator<StageEvent> {
       if (data.heldOut.length === 0 || validation[trained[0]!]?.at(-1)?.step === step) return
       const { bands: numBands } = kinora.validation
+      const found: Partial<Record<Expert, ValidationLoss>> = {}
       for (const [expert, learner] of learners) {
         const { params, release } = finishedParams(learner)
         const measured = await measureValidation(
@@ -195,7 +202,7 @@ export async function* trainIter(
           microBatches,
           { boundary, numBands },
         ).finally(release)
-        await metrics.append({ type: 'validation', step, expert, ...measured })
+        found[expert] = measured
         const before = bestOf(validation[expert] ?? [])
         const history = [...(validation[expert] ?? []), { step, loss: measured.loss }]
         validation[expert] = history
@@ -205,6 +212,7 @@ export async function* trainIter(
         const weights = await readWeights(learner)
         await writeBestLora(out, name, expert, weights, process, await metadataOf())
       }
+      await metrics.append({ type: 'validation', step, experts: found })
     }
 
     const microBatches = createMicroBatches({
@@ -249,16 +257,20 @@ export async function* trainIter(
       prepared = step + 1 < train.steps ? prepare(step + 1) : undefined
       const learningRate = learningRateAt(expertStep, totalSteps[expert], process)
       const learner = learners.get(expert)!
+      const dropoutMasks = createDropoutMasks(process, random, learner, expertStep)
       const result = await trainStep(
         device,
         transformer,
         learner,
         batches,
         step + 1,
-        stepOptions(process, learningRate),
+        stepOptions(process, learningRate, dropoutMasks),
       ).catch(async (error: unknown) => {
         // Nothing of this step has been applied: what came before it is worth keeping.
-        if (isCodedError(error, 'TRAINER_NOT_FINITE')) await saveState()
+        if (isCodedError(error, 'TRAINER_NOT_FINITE')) {
+          await saveState()
+          await metrics.append({ type: 'error', step: step + 1, ...error.toJSON() })
+        }
         throw error
       })
       learner.average?.update(learner.lora.params)

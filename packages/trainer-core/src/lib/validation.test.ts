@@ -1,9 +1,12 @@
 import { describe, expect, it } from 'vitest'
-import { bandTimesteps, judgeValidation } from './validation.ts'
+import { judgeValidation, timestepBands } from './validation.ts'
 
 it('bands are equal parts of an expert’s range, from the noise', () => {
-  expect(bandTimesteps('high', 0.9, 2)).toEqual([975, 925])
-  expect(bandTimesteps('low', 0.9, 3)).toEqual([750, 450, 150])
+  expect(timestepBands('high', 0.9, 2)).toEqual([
+    { from: 950, to: 1000 },
+    { from: 900, to: 950 },
+  ])
+  expect(timestepBands('low', 0.9, 3).map(({ from }) => from)).toEqual([600, 300, 0])
 })
 
 describe('the verdict', () => {

@@ -16,15 +16,21 @@ export interface ValidationLoss {
   /** Mean over the bands. */
   loss: number
   /** By equal parts of the expert's timesteps, from the noisy end. */
-  bands: { timestep: number; loss: number }[]
+  bands: { from: number; to: number; loss: number }[]
 }
 
-/** Middle timesteps of equal parts of an expert's range, from the noisy end. */
-export function bandTimesteps(expert: Expert, boundary: number, numBands: number): number[] {
-  const [from, to] = expert === 'high' ? [1000, 1000 * boundary] : [1000 * boundary, 0]
-  return Array.from({ length: numBands }, (_, i) => from + ((to - from) * (i + 0.5)) / numBands)
+/** Equal parts of an expert's timesteps, from the noisy end: lowest, highest. */
+export function timestepBands(
+  expert: Expert,
+  boundary: number,
+  numBands: number,
+): { from: number; to: number }[] {
+  const [least, most] = expert === 'high' ? [1000 * boundary, 1000] : [0, 1000 * boundary]
+  const edge = (i: number): number => most - ((most - least) * i) / numBands
+  return Array.from({ length: numBands }, (_, i) => ({ from: edge(i + 1), to: edge(i) }))
 }
 
+/** Mean squared error over held-out clips at the middle of each band of an expert's timesteps. */
 export async function measureValidation(
   device: Device,
   transformer: WanTransformer,
@@ -36,10 +42,15 @@ export async function measureValidation(
 ): Promise<ValidationLoss> {
   const measured = samples.slice(0, maxSamples)
   const bands: ValidationLoss['bands'] = []
-  for (const [band, timestep] of bandTimesteps(expert, boundary, numBands).entries()) {
+  for (const [band, { from, to }] of timestepBands(expert, boundary, numBands).entries()) {
     let sum = 0
     for (const [i, sample] of measured.entries()) {
-      const batch = await microBatches.prepareFixed(expert, sample, timestep, i * numBands + band)
+      const batch = await microBatches.prepareFixed(
+        expert,
+        sample,
+        (from + to) / 2,
+        i * numBands + band,
+      )
       const loss = device.scope(() => {
         const { prediction, target } = predictVelocity(device, transformer, batch, adapters)
         return device.ops.loss(prediction, target, { kind: 'mse' })
@@ -47,7 +58,7 @@ export async function measureValidation(
       sum += ((await device.read(loss)) as Float32Array)[0]!
       device.release(loss)
     }
-    bands.push({ timestep, loss: sum / measured.length })
+    bands.push({ from, to, loss: sum / measured.length })
   }
   return { loss: bands.reduce((sum, { loss }) => sum + loss, 0) / numBands, bands }
 }

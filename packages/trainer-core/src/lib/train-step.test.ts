@@ -1,0 +1,232 @@
+import { openDevice, type CpuDevice } from '@kinora/cpu-kernels'
+import { normals, numElements, type Device, type Tensor } from '@kinora/kernel-api'
+import {
+  createTransformer,
+  parseTransformerConfig,
+  transformerTensors,
+  type WanTransformer,
+} from '@kinora/wan'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { Sample } from './data/dataset.ts'
+import { uploadFactors, type TrainedLora } from './lora-adapters.ts'
+import { LossScale } from './loss/loss-scale.ts'
+import type { MicroBatch } from './noise/prepare-micro-batch.ts'
+import { trainStep, type StepOptions } from './train-step.ts'
+
+// Gradients of whole steps against central differences of the loss that the step reports, in f64: what each option adds to the
+// loss is also what it adds to the gradient.
+
+const config = parseTransformerConfig({
+  num_attention_heads: 2,
+  attention_head_dim: 12,
+  ffn_dim: 32,
+  num_layers: 2,
+  text_dim: 8,
+  freq_dim: 16,
+})
+const shape = [2, 16, 2, 4, 2] as const
+const some = (seed: number, scale = 1) =>
+  normals(seed, 1, numElements(shape)).map((value) => value * scale)
+const text = (seed: number) => normals(seed, 2, 2 * 5 * 8)
+
+function makeBatch(seed: number, changes: Partial<MicroBatch> = {}, dataset = {}): MicroBatch {
+  return {
+    samples: [{ dataset: { network_weight: 1, prior_reg: false, ...dataset } } as Sample],
+    shape,
+    noisy_BZFHW: some(seed),
+    target_BZFHW: some(seed + 1),
+    condition_BZFHW: some(seed + 2),
+    text_BLD: text(seed + 3),
+    textShape: [2, 5, 8],
+    preservationText_BLD: undefined,
+    timesteps: [940, 610],
+    weights: [1, 1],
+    ...changes,
+  }
+}
+
+const plain: StepOptions = {
+  lossKind: 'mse',
+  learningRate: 1,
+  maxGradNorm: 0,
+  accumulation: 'mean',
+  checkpoint: true,
+  preservationMultiplier: 1,
+  maxLoss: null,
+}
+
+let cpu: CpuDevice
+/** The same with every digit of what it reads. */
+let device: Device
+let transformer: WanTransformer
+let lora: TrainedLora
+beforeAll(async () => {
+  cpu = await openDevice({ precision: 'f64' })
+  device = new Proxy<Device>(cpu, {
+    get(target, name) {
+      if (name === 'read') return (tensor: Tensor) => Promise.resolve(cpu.readF64(tensor))
+      const value: unknown = Reflect.get(target, name, target)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+  const shapes = transformerTensors(config)
+  const weights = {
+    has: (name: string) => shapes.has(name),
+    load(name: string) {
+      const own = shapes.get(name)!
+      const seed = [...shapes.keys()].indexOf(name)
+      const values = normals(seed, 3, numElements(own)).map((value) => value * 0.3)
+      return Promise.resolve(device.upload(values, own, 'f32'))
+    },
+  }
+  transformer = await createTransformer(config, weights, device, { compute: 'f32' })
+  const factors = transformer.loraTargets.flatMap(({ inFeatures, outFeatures }, i) => [
+    normals(i, 4, 3 * inFeatures).map((value) => value * 0.3),
+    normals(i, 5, 3 * outFeatures).map((value) => value * 0.3),
+  ])
+  lora = uploadFactors(device, transformer.loraTargets, { rank: 3, scale: 1 }, factors)
+})
+afterAll(() => cpu.destroy())
+
+/** One step whose optimiser only looks. */
+async function look(
+  batches: readonly MicroBatch[],
+  options: Partial<StepOptions>,
+): Promise<{ loss: number; gradients: Float64Array[]; gradNorm: number }> {
+  let gradients: Float64Array[] = []
+  const optimizer = {
+    state: new Map(),
+    numbers: {},
+    update(grads: readonly Tensor[], { gradScale }: { gradScale: number }) {
+      gradients = grads.map((grad) => cpu.readF64(grad).map((value) => value * gradScale))
+    },
+    release: () => {},
+  }
+  const lossScale = new LossScale('f32')
+  const learner = { expert: 'high', lora, optimizer, lossScale, average: undefined } as const
+  const before = cpu.memory().liveBytes
+  const result = await trainStep(device, transformer, learner, batches, 1, { ...plain, ...options })
+  // The rotary tables of a new size stay; nothing else does.
+  expect(cpu.memory().liveBytes - before).toBeLessThanOrEqual(2 * 8 * 4 * 6)
+  return { loss: result.loss, gradients, gradNorm: result.gradNorm }
+}
+
+const mask = (_batch: number, module: number) =>
+  Float32Array.from([0, 1, 2], (i) => ((i + module) % 3 === 0 ? 0 : 1.5))
+
+describe('the gradient of a step is that of its loss', () => {
+  it.each<[string, () => MicroBatch[], Partial<StepOptions>]>([
+    ['plain', () => [makeBatch(1)], {}],
+    ['weighted items', () => [makeBatch(1, { weights: [0.3, 2] })], {}],
+    ['mean absolute error', () => [makeBatch(1)], { lossKind: 'mae' }],
+    ['pseudo-Huber', () => [makeBatch(1)], { lossKind: 'pseudo-huber' }],
+    ['two micro-batches', () => [makeBatch(1), makeBatch(11, { weights: [2, 0.5] })], {}],
+    ['a LoRA weight of the set', () => [makeBatch(1, {}, { network_weight: 0.4 })], {}],
+    [
+      'preservation of the output for another prompt',
+      () => [makeBatch(1, { preservationText_BLD: text(77) })],
+      { preservationMultiplier: 0.7 },
+    ],
+    ['regularisation towards the base model', () => [makeBatch(1, {}, { prior_reg: true })], {}],
+    ['divergence from the base model', () => [makeBatch(1)], { priorDivergence: true }],
+    ['dropped ranks', () => [makeBatch(1)], { dropoutMasks: mask }],
+    ['without checkpoints', () => [makeBatch(1)], { checkpoint: false, dropoutMasks: mask }],
+  ])('%s', async (_, batches, options) => {
+    const { gradients } = await look(batches(), options)
+    for (const seed of [1, 2]) {
+      const directions = lora.params.map((param, i) =>
+        normals(seed * 1000 + i, 6, numElements(param.shape)),
+      )
+      const start = lora.params.map((param) => cpu.readF64(param))
+      const lossAt = async (by: number): Promise<number> => {
+        lora.params.forEach((param, i) =>
+          cpu.write(
+            param,
+            start[i]!.map((value, k) => value + by * directions[i]![k]!),
+          ),
+        )
+        return (await look(batches(), options)).loss
+      }
+      const expected = ((await lossAt(1e-6)) - (await lossAt(-1e-6))) / 2e-6
+      await lossAt(0)
+      const found = gradients.reduce(
+        (sum, grad, i) => sum + grad.reduce((part, g, k) => part + g * directions[i]![k]!, 0),
+        0,
+      )
+      expect(Math.abs(found - expected)).toBeLessThan(1e-6 * Math.max(1, Math.abs(expected)))
+      expect(Math.abs(found)).toBeGreaterThan(1e-4)
+    }
+  })
+})
+
+describe('a step', () => {
+  it('preserves: the loss is the base model’s distance, and nothing where the LoRA does nothing', async () => {
+    const other = text(77)
+    const { loss } = await look([makeBatch(1, { preservationText_BLD: other })], {})
+    const { loss: alone } = await look([makeBatch(1)], {})
+    const distance = cpu.scope(() => {
+      const batch = makeBatch(1, { text_BLD: other })
+      const upload = (data: Float32Array) => cpu.upload(data, shape, 'f32')
+      const { ops } = cpu
+      const first = ops.affine(ops.slice(upload(batch.condition_BZFHW), 1, 0, 4), { scale: 0 })
+      const given = ops.concat(
+        [ops.affine(ops.slice(first, 2, 0, 1), { offset: 1 }), ops.slice(first, 2, 1, 2)],
+        2,
+      )
+      const latents = ops.concat(
+        [upload(batch.noisy_BZFHW), given, upload(batch.condition_BZFHW)],
+        1,
+      )
+      const input = {
+        latents,
+        timesteps: batch.timesteps,
+        text: cpu.upload(other, [2, 5, 8], 'f32'),
+      }
+      const [base, own] = [{}, { adapters: lora.adapters }].map((run) =>
+        cpu.readF64(transformer.forward(ops, input, run)),
+      )
+      return base!.reduce((sum, value, i) => sum + (value - own![i]!) ** 2, 0) / base!.length
+    })
+    expect(loss - alone).toBeCloseTo(distance, 10)
+  })
+
+  it('multiplies the gradient of differential guidance, clips it, and sums where asked', async () => {
+    const once = await look([makeBatch(1)], {})
+    const three = await look([makeBatch(1)], { gradientFactor: 3 })
+    expect(three.gradNorm).toBeCloseTo(3 * once.gradNorm, 9)
+    expect(three.loss).toBe(once.loss)
+    const clipped = await look([makeBatch(1)], { maxGradNorm: once.gradNorm / 2 })
+    const norm = Math.sqrt(
+      clipped.gradients.reduce((sum, grad) => sum + grad.reduce((part, g) => part + g * g, 0), 0),
+    )
+    expect(norm / (once.gradNorm / 2)).toBeCloseTo(1, 4)
+    const sum = await look([makeBatch(1), makeBatch(1)], { accumulation: 'sum' })
+    expect(sum.gradNorm).toBeCloseTo(2 * once.gradNorm, 9)
+  })
+
+  it('leaves everything as it was above the largest loss', async () => {
+    const { loss, gradients } = await look([makeBatch(1)], { maxLoss: 1e-3 })
+    expect(loss).toBeGreaterThan(1e-3)
+    expect(gradients).toEqual([])
+  })
+
+  it.each([
+    [
+      'the loss of micro-batch 1, t = 940.0, 610.0',
+      () => makeBatch(1, { noisy_BZFHW: some(1, NaN) }),
+    ],
+  ])('stops naming %s', async (what, batch) => {
+    await expect(look([batch()], {})).rejects.toMatchObject({
+      code: 'TRAINER_NOT_FINITE',
+      message: `Step 1 is not finite: ${what}.`,
+    })
+  })
+
+  it('stops naming the first parameter whose gradient is not finite', async () => {
+    // A loss that is finite and gradients that are not: an infinite factor of one item.
+    await expect(look([makeBatch(1, { weights: [Infinity, 1] })], {})).rejects.toMatchObject({
+      code: 'TRAINER_NOT_FINITE',
+      message: 'Step 1 is not finite: the gradient of blocks.0.attn1.to_q.lora_A.',
+    })
+  })
+})
