@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { loraFileName, trainingMetadata, type LoraWeights } from '@kinora/lora-files'
 import { drain, isCodedError, lockFolder, writeFileAtomic, type StageEvent } from '@kinora/stage'
 import { openCheckpoint } from '@kinora/wan'
+import { BaseModels } from './base-models.ts'
 import { openTrainingData } from './data/training-data.ts'
 import { adaptersOf, readLoraWeights } from './lora-adapters.ts'
 import { MetricsFile } from './metrics.ts'
@@ -22,7 +23,6 @@ import {
 import type { TrainContext, TrainOptions, TrainResult } from './train-options.ts'
 import { trainStep } from './train-step.ts'
 import {
-  BaseModels,
   createTrainedExpert,
   describeTrainedExpert,
   finishedParams,
@@ -76,7 +76,7 @@ export async function* trainIter(
   await removeLeftovers(join(out, 'state'))
   const start = yield* findStart(stateFile, out, name, trained, resume)
   const learners = new Map<Expert, TrainedExpert>()
-  const base = new BaseModels(checkpoint, device, compute, process.model)
+  const base = new BaseModels(checkpoint, device, compute, process)
   const metrics = new MetricsFile(join(out, 'metrics.jsonl'), context.metrics)
   try {
     checkIdentity(start.saved?.state, identity)
@@ -162,7 +162,7 @@ export async function* trainIter(
     async function* makePreview(): AsyncGenerator<StageEvent> {
       const chosen = step === 0 ? (process.first_sample ?? sample) : sample
       if (!preview || train.disable_sampling || chosen.samples.length === 0) return
-      if (process.model.low_vram) base.release()
+      await base.makeRoom()
       yield { type: 'note', message: `Making previews at step ${step}.` }
       try {
         const made = await preview(
