@@ -11,7 +11,7 @@
 //   r = 2 h / 2³² − 1
 import { readFileSync } from 'node:fs'
 
-import { f16FromF32, numElements, type Device, type Tensor } from '@kinora/kernel-api'
+import { f16FromF32, numElements, type Device, type DType, type Tensor } from '@kinora/kernel-api'
 import { createTape } from '@kinora/trainer-core'
 import { createTransformer, parseTransformerConfig, type WeightSource } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
@@ -75,7 +75,7 @@ for (const attention of ['attn1', 'attn2']) {
 /** The reference's weights, by the rules of full_width.py. */
 const weights: WeightSource = {
   has: () => true,
-  load(name: string, device: Device, dtype: 'f32' | 'f16'): Promise<Tensor> {
+  load(name: string, device: Device, dtype: DType): Promise<Tensor> {
     const [base, kind] = [
       name.slice(0, name.lastIndexOf('.')),
       name.slice(name.lastIndexOf('.') + 1),
@@ -107,7 +107,10 @@ const weights: WeightSource = {
     return Promise.resolve(
       dtype === 'f16'
         ? device.upload(f16FromF32(values), shape, 'f16')
-        : device.upload(values, shape, 'f32'),
+        : device.scope(() => {
+            const wide = device.upload(values, shape, 'f32')
+            return device.retain(dtype === 'f32' ? wide : device.ops.cast(wide, dtype))
+          }),
     )
   },
 }

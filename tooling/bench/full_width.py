@@ -33,12 +33,13 @@ def weight(name, *shape):
 
 
 def uint4(w):
-    """torchao's groups of 64 along the input features, on what f16 holds of the weight."""
-    w = w.half().float(); g = w.reshape(w.shape[0], -1, 64)
+    """torchao's groups of 64 along the input features, with torch's bf16 roundings (kernel-api's quantize)."""
+    b = lambda t: t.bfloat16().float()
+    g = b(w).reshape(w.shape[0], -1, 64)
     low, high = g.amin(-1, keepdim=True).clamp(max=0), g.amax(-1, keepdim=True).clamp(min=0)
-    scale = ((high - low) / 15).clamp(min=2.0 ** -23).half().float()
-    zero = (-(low / scale).round()).clamp(0, 15)
-    q = ((g * (1 / scale)).round() + zero).clamp(0, 15)
+    scale = b(b(high - low) / 15).clamp(min=2.0 ** -23).half().float()
+    zero = (-b(low / scale).round()).clamp(0, 15)
+    q = (b(g * b(1 / scale)).round() + zero).clamp(0, 15)
     return ((q - zero) * scale).reshape(w.shape)
 
 

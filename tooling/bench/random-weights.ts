@@ -1,4 +1,4 @@
-import { normals, numElements, type Device, type Tensor } from '@kinora/kernel-api'
+import { normals, numElements, type Device, type DType, type Tensor } from '@kinora/kernel-api'
 import type { WeightSource } from '@kinora/wan'
 
 const POOL = 1 << 22
@@ -18,7 +18,7 @@ export class RandomWeights implements WeightSource {
     return this.#shapes.has(name)
   }
 
-  load(name: string, device: Device, dtype: 'f32' | 'f16'): Promise<Tensor> {
+  load(name: string, device: Device, dtype: DType): Promise<Tensor> {
     const shape = this.#shapes.get(name)!
     const n = numElements(shape)
     const tensor = device.scope(() => {
@@ -32,12 +32,12 @@ export class RandomWeights implements WeightSource {
     return Promise.resolve(tensor)
   }
 
-  #pool(dtype: 'f32' | 'f16'): Tensor {
+  #pool(dtype: DType): Tensor {
     let pool = this.#pools.get(dtype)
     if (!pool) {
       const values = normals(7, 0, POOL).map((value) => value * 0.02)
       const f32 = this.#device.upload(values, [POOL], 'f32')
-      pool = this.#device.retain(dtype === 'f32' ? f32 : this.#device.ops.cast(f32, 'f16'))
+      pool = this.#device.retain(dtype === 'f32' ? f32 : this.#device.ops.cast(f32, dtype))
       this.#pools.set(dtype, pool)
     }
     return pool

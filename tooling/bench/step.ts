@@ -1,7 +1,7 @@
 // One training step of a Wan 2.2 expert with random weights: forward, backward and update of a LoRA on the ten linears of
 // each block, as trainer-core does it, at sizes of the real model on any adapter.
 //
-//   node step.mjs [--cases=512x512x41,…] [--layers=40] [--rank=16] [--quantize=uint4] [--keep=attn1,…|all|none]
+//   node step.mjs [--cases=512x512x41,…] [--layers=40] [--rank=16] [--quantize=uint4] [--streamed-share=0] [--keep=attn1,…|all|none]
 //                 [--block-inputs=f16|f32] [--repeat=3] [--profile] [--json=FILE]
 //
 // Prints a line a case: tokens, seconds (median), TFLOP/s, peak device memory. `--profile` adds the time of each kernel.
@@ -33,6 +33,7 @@ const { values: flags } = parseArgs({
     rank: { type: 'string', default: '16' },
     quantize: { type: 'string', default: '' },
     keep: { type: 'string', default: 'attn1' },
+    'streamed-share': { type: 'string', default: '0' },
     'block-inputs': { type: 'string', default: 'f16' },
     repeat: { type: 'string', default: '3' },
     profile: { type: 'boolean', default: false },
@@ -177,6 +178,7 @@ for (const name of flags.cases.split(',')) {
     tokens,
     layers: config.numLayers,
     keep: flags.keep,
+    streamedShare: Number(flags['streamed-share']),
     quantize: flags.quantize || compute,
     seconds: Number(median.toFixed(4)),
     min: Number(Math.min(...seconds).toFixed(4)),
