@@ -129,7 +129,6 @@ export const keyRules: readonly KeyRule[] = [
     ['rank_dropout', 'Dropout of whole ranks is not there yet.', zero],
     ['module_dropout', 'Dropout of whole modules is not there yet.', zero],
   ]),
-  ...rows('network', 'later', [['dropout', 'Dropout inside the LoRA is not there yet.', zero]]),
   ...values('network', 'type', 'refused', {
     locon: 'It adds convolutions, and the blocks of Wan hold none; type lora does the same here.',
     lorm: otherArchitecture,
@@ -204,7 +203,6 @@ export const keyRules: readonly KeyRule[] = [
       'Squeezing the whole clip into its frames is not there yet.',
       [true],
     ],
-    ['prior_reg', 'Regularisation towards the base model is not there yet; is_reg is.', off],
   ]),
 
   ...rows('train', 'inert', [
@@ -299,34 +297,13 @@ export const keyRules: readonly KeyRule[] = [
     step: 'It is broken in AI Toolkit for want of a step size; use cosine or linear.',
     polynomial: 'Use cosine or linear.',
   }),
-  ...values('train', 'optimizer', 'later', {
-    adafactor: 'This optimiser is not there yet; adamw is.',
-    prodigy: 'This optimiser is not there yet; adamw is.',
-    prodigyopt: 'This optimiser is not there yet; adamw is.',
-    lion: 'This optimiser is not there yet; adamw is.',
-    schedule_free_adamw: 'This optimiser is not there yet; adamw is.',
-  }),
   ...values('train', 'optimizer', 'substitute', {
     adamw8bit:
       'Its states are kept in f32 for now: the same rule, with 3 more bytes a state (2 states a weight).',
   }),
   ...rows('train', 'later', [
     ['do_guidance_loss', 'The contrastive guidance loss is not there yet.', off],
-    ['do_prior_divergence', 'Prior divergence is not there yet.', off],
     ['inverted_mask_prior', 'Loss masks are not there yet.', off],
-  ]),
-  ...rows('train.optimizer_params', 'later', [
-    ['d_coef', 'It belongs to prodigy, which is not there yet.'],
-    ['clip_threshold', 'It belongs to adafactor, which is not there yet.'],
-    ['decay_rate', 'It belongs to adafactor, which is not there yet.'],
-    ['warmup_steps', 'It belongs to schedule_free_adamw, which is not there yet.'],
-  ]),
-  ...rows('train', 'inert', [
-    [
-      'do_differential_guidance',
-      'On its own it does nothing in AI Toolkit either: the gradient it stands for is a multiple of the ordinary one.',
-      off,
-    ],
   ]),
 
   ...rows('model', 'inert', [
@@ -389,13 +366,8 @@ export const keyRules: readonly KeyRule[] = [
     ['use_wandb', 'Kinora reports to no service; log_dir writes TensorBoard scalars.', off],
   ]),
 
-  ...rows('kinora', 'later', [
-    ['differential_guidance', 'Differential guidance is not there yet.', off],
-  ]),
   ...rows('kinora.validation', 'later', [
-    ['fraction', 'Validation on held-out clips is not there yet.', zero],
-    ['folder', 'Validation on held-out clips is not there yet.', empty],
-    ['every', 'Validation on held-out clips is not there yet.'],
+    ['folder', 'A folder of held-out clips is not planned yet; fraction holds out a share.', empty],
   ]),
 ]
 

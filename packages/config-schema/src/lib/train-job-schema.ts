@@ -65,7 +65,9 @@ const networkSchema = z
       .lt(1)
       .nullable()
       .default(null)
-      .describe('Probability with which each rank-space activation A x is zeroed while training.'),
+      .describe(
+        'Probability with which each rank is dropped for a micro-batch while training; the others make up for it.',
+      ),
     network_kwargs: z
       .strictObject({
         ignore_if_contains: z
