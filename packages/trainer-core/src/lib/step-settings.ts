@@ -71,7 +71,9 @@ export function learningRateAt(
   expertSteps: number,
   { train }: TrainProcess,
 ): number {
-  const { lr, lr_scheduler, lr_scheduler_params: params } = train
+  const { lr_scheduler, lr_scheduler_params: params } = train
+  // Prodigy finds its own rate and takes a factor near 1; a rate for Adam would stop it, and is read as 1, as AI Toolkit does.
+  const lr = train.optimizer === 'prodigy' && train.lr < 0.1 ? 1 : train.lr
   const share = expertSteps / train.steps
   return (
     lr *
