@@ -18,6 +18,7 @@ const layers = {
   'clip-prep': 2,
   captioner: 2,
   bucketer: 2,
+  'run-log': 2,
   wan: 2,
   'trainer-core': 3,
   sampler: 3,

@@ -62,9 +62,25 @@ export const motionSummarySchema = z.looseObject({
   subject: z.number(),
 })
 
+const movementSchema = z.strictObject({ speed: z.number(), signed: z.number() })
+
 const previewMetricsSchema = z.looseObject({
   type: z.literal('preview'),
   step,
+  failed: z.string().optional().describe('Why there are none.'),
+  trained: z
+    .looseObject({
+      numClips: z.int().positive(),
+      movements: z.strictObject({
+        pan: movementSchema,
+        tilt: movementSchema,
+        zoom: movementSchema,
+        roll: movementSchema,
+        subject: movementSchema,
+      }),
+    })
+    .optional()
+    .describe('Motion of the samples that were trained on, as they play at 16 fps.'),
   files: z
     .array(
       z.looseObject({
@@ -85,6 +101,13 @@ const runMetricsSchema = z.looseObject({
   totalSteps: step.optional(),
 })
 
+const errorMetricsSchema = z.looseObject({
+  type: z.literal('error'),
+  step: step.describe('The step that failed.'),
+  code: z.string(),
+  message: z.string(),
+})
+
 const saveMetricsSchema = z.looseObject({ type: z.literal('save'), step })
 
 /** One line of metrics.jsonl. */
@@ -94,6 +117,7 @@ export const metricsEntrySchema = z.discriminatedUnion('type', [
   previewMetricsSchema,
   saveMetricsSchema,
   runMetricsSchema,
+  errorMetricsSchema,
 ])
 
 /** One line of metrics.jsonl as it is read. */
@@ -103,7 +127,7 @@ export type ValidationEntry = z.output<typeof validationMetricsSchema>
 export type PreviewEntry = z.output<typeof previewMetricsSchema>
 export type MotionSummary = z.output<typeof motionSummarySchema>
 
-const knownTypes = new Set<unknown>(['step', 'validation', 'preview', 'save', 'run'])
+const knownTypes = new Set<unknown>(['step', 'validation', 'preview', 'save', 'run', 'error'])
 
 /**
  * Reads metrics.jsonl. Lines of kinds that this version does not know are left out, and so is a last line that is being written.
