@@ -28,3 +28,9 @@ export {
   type FootagePlan,
   type PlannedClip,
 } from './lib/plan-clips.ts'
+export {
+  openWorkState,
+  type StoredAnalysis,
+  type StoredClip,
+  type WorkState,
+} from './lib/work-state.ts'

@@ -13,23 +13,29 @@ const standingSpeed = 0.012
 /** A movement goes one way: its net over its length. What goes to and fro by more than that is no pan but a sway. */
 const steadyShare = 0.3
 
+/** Growth that goes on as evenly as this is the camera's. */
+const steadyGrowth = 0.7
+
 /** A second movement this strong beside the first makes the clip mixed. */
 const mixedShare = 0.6
 
 /**
  * A roll about the optical axis turns the picture in circles. When the picture turns in ellipses (one side of the turning
  * exceeds the other by this factor), the camera goes around a scene that it looks down on: seen 60° steep, a table already
- * turns flattened by 1 / sin² 60° = 1.33.
+ * turns flattened by 1 / sin² 60° = 1.33. Or, where the view hides that, when one similarity leaves more unexplained than the
+ * errors of tracking a roll do (0.05 to 0.15): what stands up moves against what lies flat.
  */
 const flattened = 1.25
+const rollParallax = 0.18
 
 /**
- * Going around a scene at eye level, what is nearer than the middle of the orbit moves against what is farther, so one
- * similarity leaves this much of the motion unexplained, and this share of the points moves against the rest. A camera that
- * turns on its spot moves everything one way, and leaves 0.05 to 0.25 to the errors of tracking and the lens.
+ * Going around a scene at eye level shears the picture: the floor in front moves one way and what is far the other. So the
+ * sideways turning is much the larger side, and this share of the points moves against the rest. Moving past a scene shears
+ * it too, but all one way; turning on the spot shears nothing.
  */
-const orbitParallax = 0.35
-const orbitCounterflow = 0.12
+const sheared = 2
+const orbitCounterflow = 0.15
+const steadyShear = 0.6
 
 /** Below this share of a picture's swaying, a net movement is what was left over from several, not one. */
 const leftOver = 0.08
@@ -78,11 +84,16 @@ export function classifyMotion(steps: readonly MotionStep[]): ClipMotion | null 
     counterflow += step.counterflow * strength * length
     motion += strength * length
   }
-  // Flying forward, most of a wide view is too far to grow: the mean of all points shows it where the similarity does not.
-  const growth = Math.abs(net.expansion) > Math.abs(net.zoom) ? net.expansion : net.zoom
-  const growthWay = Math.max(way.zoom, way.expansion, 1e-9)
   const speed = (value: number) => Math.abs(value) / seconds
   const steadiness = (value: number, length: number) => Math.abs(value) / Math.max(length, 1e-9)
+  // Flying forward, most of a wide view is too far to grow: the mean of all points shows it where the similarity, which
+  // settles for most of the view, shows a trace of it. Without that trace it is a subject that comes closer.
+  const agree =
+    net.expansion * net.zoom > 0 &&
+    steadiness(net.zoom, way.zoom) >= steadyGrowth &&
+    steadiness(net.expansion, way.expansion) >= steadyGrowth
+  const growth = agree && Math.abs(net.expansion) > Math.abs(net.zoom) ? net.expansion : net.zoom
+  const growthWay = Math.max(way.zoom, way.expansion, 1e-9)
   const components: Component[] = [
     // The content moves against the camera.
     {
@@ -121,6 +132,11 @@ export function classifyMotion(steps: readonly MotionStep[]): ClipMotion | null 
       Math.abs(net.turnX) / Math.max(Math.abs(net.turnY), 1e-6),
       Math.abs(net.turnY) / Math.max(Math.abs(net.turnX), 1e-6),
     ),
+    shear: {
+      net: speed(net.turnX) * typicalRadius,
+      steadiness: steadiness(net.turnX, way.turnX),
+      factor: Math.abs(net.turnX) / Math.max(Math.abs(net.turnY), 1e-6),
+    },
   })
   const round = (value: number, digits = 4) => Math.round(value * 10 ** digits) / 10 ** digits
   return {
@@ -145,6 +161,7 @@ function decide(
     meanCounterflow: number
     swaying: number
     flattening: number
+    shear: { net: number; steadiness: number; factor: number }
   },
 ): { camera: CameraMotion; confidence: number } {
   const { meanSubject, meanParallax, swaying } = found
@@ -154,19 +171,21 @@ function decide(
   const worth = (one: Component) => one.net * one.steadiness
   const severalMoves = swaying > swayingSpeed && (!first || worth(first) < leftOver * swaying)
   if (severalMoves) return { camera: 'mixed', confidence: Math.min(1, swaying / 0.3) }
+  const { shear } = found
+  if (
+    shear.net >= Math.max(standingSpeed, 0.5 * (first?.net ?? 0)) &&
+    shear.factor >= sheared &&
+    shear.steadiness >= steadyShear &&
+    found.meanCounterflow >= orbitCounterflow
+  )
+    return { camera: 'orbit', confidence: shear.steadiness }
   if (!first) {
-    if (meanSubject >= subjectEnergy)
+    if (meanSubject >= Math.max(subjectEnergy, 0.5 * swaying))
       return { camera: 'subject', confidence: meanSubject / (meanSubject + swaying) }
     return { camera: 'static', confidence: 1 - 0.5 * Math.min(1, swaying / swayingSpeed) }
   }
-  if (first.camera === 'roll' && found.flattening >= flattened)
-    return { camera: 'orbit', confidence: Math.min(1, first.steadiness) }
-  if (
-    first.camera.startsWith('pan') &&
-    meanParallax >= orbitParallax &&
-    found.meanCounterflow >= orbitCounterflow
-  )
-    return { camera: 'orbit', confidence: Math.min(1, meanParallax + found.meanCounterflow) }
+  if (first.camera === 'roll' && (found.flattening >= flattened || meanParallax >= rollParallax))
+    return { camera: 'orbit', confidence: first.steadiness }
   if (second && worth(second) >= mixedShare * worth(first))
     return { camera: 'mixed', confidence: (first.net + second.net) / total }
   return { camera: first.camera, confidence: (first.net / total) * first.steadiness }

@@ -13,9 +13,9 @@ const minSide = 12
 
 /** Builds the pyramid of an 8-bit gray picture; each level averages 2×2 pixels of the one below. */
 export function buildPyramid(luma: Uint8Array, width: number, height: number): LumaPyramid {
-  const levels: LumaLevel[] = [
-    { width, height, data: Float32Array.from(luma.subarray(0, width * height)) },
-  ]
+  const base = new Float32Array(width * height)
+  for (let at = 0; at < base.length; at++) base[at] = luma[at]!
+  const levels: LumaLevel[] = [{ width, height, data: base }]
   while (levels.length < 4) {
     const below = levels.at(-1)!
     const half = { width: below.width >> 1, height: below.height >> 1 }

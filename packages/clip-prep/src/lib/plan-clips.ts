@@ -47,7 +47,7 @@ export interface PlannedClip {
   flags: ClipFlag[]
   /** Motion energy over the whole shot, for the report: step times and values. */
   shotCurve: { time: number[]; energy: number[] }
-  /** How far the picture travels over the clip, in picture widths. */
+  /** How far the picture gets from where it was, in picture widths. */
   travel: number
 }
 
@@ -58,6 +58,13 @@ export interface FootagePlan {
 
 /** Raised whenever cutting changes what comes out, so that finished clips are cut again. */
 const cutVersion = 1
+
+/** Less than this between a margin and the first whole frame is rounding, no trim. */
+const leastTrimmed = 0.05
+
+function trimmedLength(seconds: number): number {
+  return seconds < leastTrimmed ? 0 : round(seconds)
+}
 
 /** Settings that say where clips begin and end and how they are cut. */
 export type PlanSettings = Pick<
@@ -148,17 +155,18 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
           range: piece,
           name: clipName(footage.stem, shot.index, part, numParts),
           trim: {
-            head: part === 0 ? round(Math.max(0, exact.start - range.start)) : 0,
-            tail: part === numParts - 1 ? round(Math.max(0, range.end - exact.end)) : 0,
+            head: part === 0 ? trimmedLength(exact.start - range.start) : 0,
+            tail: part === numParts - 1 ? trimmedLength(range.end - exact.end) : 0,
             reason: moving.reason,
             threshold: round(moving.threshold, 4),
           },
         }),
       )
     }
-    if (exact.start - range.start > 1e-3)
+    const trimmed = { head: exact.start - range.start, tail: range.end - exact.end }
+    if (trimmed.head >= leastTrimmed)
       drop('static', range.start, exact.start, 'Trimmed off the start.')
-    if (range.end - exact.end > 1e-3) drop('static', exact.end, range.end, 'Trimmed off the end.')
+    if (trimmed.tail >= leastTrimmed) drop('static', exact.end, range.end, 'Trimmed off the end.')
   }
   return { clips, dropped }
 }
@@ -241,10 +249,9 @@ function planClip(
   const steps = stepsWithin(analysis.steps, range)
   const motion = classifyMotion(steps)
   if (motion) motion.curve = curveOfFrames(steps, range, settings, numFrames)
-  const { scores, flags } = scoreRange(analysis, range, steps, settings)
+  const barArea = bars ? 1 - (bars.width * bars.height) / (probe.width * probe.height) : 0
+  const { scores, flags } = scoreRange(analysis, range, steps, settings, barArea)
   if (bars && settings.crop === 'none') flags.push('black-bars')
-  if (bars)
-    scores['barArea'] = round(1 - (bars.width * bars.height) / (probe.width * probe.height), 4)
   if (motion && namedMotionDisagrees(file, motion)) flags.push('name-disagrees')
   const shotSteps = stepsWithin(analysis.steps, shot)
   const id = createHash('sha256')
@@ -289,12 +296,24 @@ function planClip(
       time: shotSteps.map((step) => round((step.from + step.to) / 2, 3)),
       energy: shotSteps.map((step) => round(step.energy, 4)),
     },
-    travel: steps.reduce(
-      (sum, step) =>
-        sum + Math.hypot(step.x, step.y, 0.3 * step.zoom, 0.3 * step.roll) * (step.to - step.from),
-      0,
-    ),
+    travel: travelOf(steps),
   }
+}
+
+/** How far the camera gets from where it was, along each of its four ways; trembling on the spot gets nowhere. */
+function travelOf(steps: readonly MotionStep[]): number {
+  const at = [0, 0, 0, 0]
+  const low = [0, 0, 0, 0]
+  const high = [0, 0, 0, 0]
+  for (const step of steps) {
+    const seconds = step.to - step.from
+    for (const [way, speed] of [step.x, step.y, 0.3 * step.zoom, 0.3 * step.roll].entries()) {
+      at[way]! += speed * seconds
+      low[way] = Math.min(low[way]!, at[way]!)
+      high[way] = Math.max(high[way]!, at[way]!)
+    }
+  }
+  return Math.max(...at.map((_, way) => high[way]! - low[way]!))
 }
 
 function chooseCrop(
@@ -361,6 +380,7 @@ function scoreRange(
   { start, end }: { start: number; end: number },
   steps: readonly MotionStep[],
   { fps, speed }: PlanSettings,
+  barArea: number,
 ): { scores: Record<string, number>; flags: ClipFlag[] } {
   const { frames } = analysis
   const first = lowerBound(frames.time, start - 1e-3)
@@ -383,9 +403,11 @@ function scoreRange(
   }
   const energy = steps.reduce((sum, step) => sum + step.energy * (step.to - step.from), 0)
   const seconds = steps.reduce((sum, step) => sum + (step.to - step.from), 0)
-  const black = mean(frames.black)
-  const white = mean(frames.white)
-  const brightness = mean(frames.mean)
+  // Of the picture without its bars, which are black (16) and part of every frame's measures.
+  const inside = 1 - barArea
+  const black = Math.max(0, mean(frames.black) - barArea) / inside
+  const white = mean(frames.white) / inside
+  const brightness = (mean(frames.mean) - 16 * barArea) / inside
   const motionEnergy = seconds > 0 ? energy / seconds : 0
   const repeated = repeats / Math.max(1, last - first)
   const shake = shakeOf(steps)
@@ -398,6 +420,7 @@ function scoreRange(
     shake: round(shake, 4),
     repeatedFrames: round(repeated, 3),
     longestFreeze: round(longestFreeze, 3),
+    barArea: round(barArea, 4),
   }
   const flags: ClipFlag[] = []
   if (brightness < darkMean || black > mostClipped) flags.push('dark')
@@ -449,7 +472,7 @@ const namedMotions: readonly [RegExp, readonly ClipMotion['camera'][]][] = [
   [/\b(zoom|dolly|push|fly)(s|ing)?[ _-]?in\b/, ['zoom-in']],
   [/\b(zoom|dolly|pull)(s|ing)?[ _-]?(out|back)\b/, ['zoom-out']],
   [/\broll(s|ing)?\b/, ['roll', 'orbit']],
-  [/\b(static|locked|tripod)\b/, ['static', 'subject']],
+  [/\b(locked|tripod)\b/, ['static', 'subject']],
 ]
 
 function namedMotionDisagrees(file: string, { camera }: ClipMotion): boolean {

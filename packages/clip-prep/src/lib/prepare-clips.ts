@@ -257,13 +257,14 @@ async function* cutAll(
   )
   yield* runPool<PlannedClip, PrepareClipsEvent>(missing, jobs, async (clip, say) => {
     context.signal?.throwIfAborted()
+    const path = paths.get(clip.source.file)!
     try {
-      const stored = await cutClip(settings, paths.get(clip.source.file)!, clip, threads, context)
+      const stored = await cutClip(settings, path, clip, threads, context)
       await state.writeClip(stored)
       finished.set(clip.id, stored)
     } catch (error) {
       context.signal?.throwIfAborted()
-      const refusal = refusalOf(error)
+      const refusal = refusalOf(error, path)
       if (!refusal) throw error
       const { file, start, end } = clip.source
       dropped.push({ type: 'dropped', file, start, end, ...refusal })

@@ -1,6 +1,6 @@
 import type { DroppedRecord } from '@kinora/config-schema'
 import { probe } from '@kinora/media'
-import { isCodedError, type CodedError, type RunContext } from '@kinora/stage'
+import { isCodedError, type RunContext } from '@kinora/stage'
 import { analyseVideo } from './analyse-video.ts'
 import { findPictureAreas } from './black-bars.ts'
 import type { DropReason } from './clip-flags.ts'
@@ -21,15 +21,16 @@ const refusals: Record<string, DropReason> = {
   MEDIA_NO_TONE_MAP: 'hdr-unsupported',
 }
 
-/** Whether an error is about one file, so that the run goes on without it. */
-export function refusalOf(error: unknown): { reason: DropReason; detail: string } | undefined {
+/** Whether an error is about the file `path`, so that the run goes on without it. */
+export function refusalOf(
+  error: unknown,
+  path: string,
+): { reason: DropReason; detail: string } | undefined {
   if (!isCodedError(error)) return undefined
   const reason = refusals[error.code]
-  return reason && { reason, detail: detailOf(error) }
-}
-
-function detailOf({ message, fix }: CodedError): string {
-  return `${message.replace(/^\S*[/\\]/, '')} ${fix}`
+  // The record names the file already, and files of the same bytes share the text.
+  const message = error.message.replaceAll(path, 'The file')
+  return reason && { reason, detail: `${message} ${error.fix}` }
 }
 
 /** Probes and measures one file; a file that cannot be used gives the reason instead. */
@@ -70,7 +71,7 @@ export async function readFootage(
     return { version, kind: 'video', analysis, pictures }
   } catch (error) {
     context.signal?.throwIfAborted()
-    const refusal = refusalOf(error)
+    const refusal = refusalOf(error, footage.path)
     if (!refusal) throw error
     return refuse(refusal)
   }

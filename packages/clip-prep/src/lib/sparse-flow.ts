@@ -29,16 +29,16 @@ export interface SparseFlow {
 
 const windowRadius = 4
 /** Side of a cell in pixels of level 0; each gives its most corner-like point. */
-const cellSide = 12
+const cellSide = 16
 /**
  * Least eigenvalue of the mean structure tensor, in (gray levels a pixel)². A window with less has an edge in one direction at
  * most, and the aperture problem hides motion along it. 2 is a ramp of 1.4 levels a pixel: just above what the noise and
  * blocking of a good encoder leave.
  */
 const minEigenvalue = 2
-const iterations = [4, 3, 3, 3] as const
+const iterations = [3, 3, 3, 3] as const
 
-/** Tracks about one point for every 12×12 pixels of level 0. */
+/** Tracks about one point for every 16×16 pixels of level 0. */
 export function trackPoints(from: LumaPyramid, to: LumaPyramid): SparseFlow {
   const base = from[0]!
   const columns = Math.floor(base.width / cellSide)

@@ -32,6 +32,8 @@ const handShare = 0.45
  */
 const straightWay = 0.7
 const wayHalfSeconds = 0.75
+/** A way must stay straight for as long as the window is on either side: less is a chance of the swaying. */
+const straightSeconds = 0.75
 /** Weak motion that runs into the strong for no longer than this is its run-up or its end; for longer, it is a wait. */
 const runUpSeconds = 0.6
 
@@ -40,15 +42,15 @@ const pauseSeconds = 0.4
 /** Movements shorter than this are a pop of the picture, such as a key frame's. */
 const leastSeconds = 0.12
 /**
- * A movement before a long wait is still part of the wait (somebody steps aside, the button is pressed) when the wait is
- * this many times as long, at least this many seconds, and the movement clearly weaker than what comes after.
+ * A movement before a long wait is still part of the wait: somebody steps aside, the button is pressed, the grip is changed.
+ * The stronger it is beside the strongest movement of the shot, the longer the wait must be, in seconds and in lengths of
+ * the movement itself.
  */
-const waitFactor = 3
-const waitSeconds = 2.5
-const weakShare = 0.75
-/** However strong, a movement is no part of what follows after a wait of this many times its length and seconds. */
-const longWaitFactor = 6
-const longWaitSeconds = 5
+const preludes = [
+  { power: 0.5, waitSeconds: 1.5, waitLengths: 3 },
+  { power: 0.75, waitSeconds: 2.5, waitLengths: 3 },
+  { power: Infinity, waitSeconds: 5, waitLengths: 6 },
+] as const
 /** Stillness shorter than this at an end is not worth a cut: three frames at 16 fps. */
 const leastTrimSeconds = 0.2
 
@@ -75,9 +77,16 @@ export function findMovingRange(
   const active = energy.filter((value) => value >= stillEnergy).toSorted((a, b) => a - b)
   const upper = active[Math.floor(active.length * 0.75)] ?? 0
   const threshold = Math.max(stillEnergy, Math.min(handEnergy, handShare * upper))
+  const straight = longRuns(
+    steps,
+    steps.map((_, index) => energy[index]! >= stillEnergy && isStraight(steps, index)),
+  )
   const moving = steps.map(
     (_, index) =>
-      energy[index]! >= threshold || (energy[index]! >= stillEnergy && isStraight(steps, index)),
+      straight[index]! ||
+      (energy[index]! >= threshold &&
+        // A restless hand has its peaks: they count where the second around them is as lively.
+        (!isRestless(steps, energy, index) || levelAround(steps, energy, index) >= threshold)),
   )
 
   let runs = joinRuns(steps, moving)
@@ -96,11 +105,13 @@ export function findMovingRange(
     return sum / (run.last - run.first + 1)
   }
   const strongest = Math.max(...runs.map(power))
-  const isPrelude = (run: Run, wait: number) => {
-    const length = run.end - run.start
-    if (wait >= longWaitSeconds && wait >= longWaitFactor * length) return true
-    return wait >= waitSeconds && wait >= waitFactor * length && power(run) < weakShare * strongest
-  }
+  const isPrelude = (run: Run, wait: number) =>
+    preludes.some(
+      ({ power: share, waitSeconds, waitLengths }) =>
+        power(run) < share * strongest &&
+        wait >= waitSeconds &&
+        wait >= waitLengths * (run.end - run.start),
+    )
   while (runs.length > 1 && isPrelude(runs[0]!, runs[1]!.start - runs[0]!.end)) runs.shift()
   while (runs.length > 1 && isPrelude(runs.at(-1)!, runs.at(-1)!.start - runs.at(-2)!.end))
     runs.pop()
@@ -185,6 +196,57 @@ function smoothed(values: readonly number[]): number[] {
     const after = values[index + 1] ?? value
     return Math.max(Math.min(value, before), Math.min(Math.max(value, before), after))
   })
+}
+
+/** Steps whose middles lie within `half` seconds of that of step `index`. */
+function* around(steps: readonly MotionStep[], index: number, half: number): Generator<number> {
+  const centre = (steps[index]!.from + steps[index]!.to) / 2
+  let first = index
+  while (first > 0 && (steps[first - 1]!.from + steps[first - 1]!.to) / 2 >= centre - half) first--
+  for (let at = first; at < steps.length; at++) {
+    if ((steps[at]!.from + steps[at]!.to) / 2 > centre + half) break
+    yield at
+  }
+}
+
+/** Mean energy over the second around a step. */
+function levelAround(
+  steps: readonly MotionStep[],
+  energy: readonly number[],
+  index: number,
+): number {
+  let sum = 0
+  let count = 0
+  for (const at of around(steps, index, 0.5)) {
+    sum += energy[at]!
+    count++
+  }
+  return sum / count
+}
+
+/** Whether even the calmer quarter of the two seconds around a step is no stillness: a hand holds the camera. */
+function isRestless(
+  steps: readonly MotionStep[],
+  energy: readonly number[],
+  index: number,
+): boolean {
+  const values = Array.from(around(steps, index, 1), (at) => energy[at]!).toSorted((a, b) => a - b)
+  return values[values.length >> 2]! >= stillEnergy
+}
+
+/** The marks without runs that are shorter than `straightSeconds`. */
+function longRuns(steps: readonly MotionStep[], marks: readonly boolean[]): boolean[] {
+  const kept = marks.slice()
+  const whole = steps.at(-1)!.to - steps[0]!.from
+  for (let index = 0; index < marks.length; index++) {
+    if (!marks[index]) continue
+    let last = index
+    while (marks[last + 1]) last++
+    if (steps[last]!.to - steps[index]!.from < Math.min(straightSeconds, whole))
+      kept.fill(false, index, last + 1)
+    index = last
+  }
+  return kept
 }
 
 function isStraight(steps: readonly MotionStep[], index: number): boolean {

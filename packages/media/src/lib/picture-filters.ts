@@ -18,7 +18,7 @@ export interface PictureOptions {
   width?: number | undefined
   /** Height of the result in pixels. Default: from `width` by the aspect ratio, or the size of the crop. */
   height?: number | undefined
-  /** `fine` (default): bicubic with exact rounding. `fast`: box average, for pictures that are only measured. */
+  /** `fine` (default): bicubic with exact rounding. `fast`: bilinear, for pictures that are only measured. */
   scaler?: 'fine' | 'fast' | undefined
 }
 
@@ -98,7 +98,7 @@ export function pictureFilters(
   const filters: string[] = []
   if (source.interlaced) filters.push('bwdif=mode=send_frame:deint=interlaced')
 
-  const flags = scaler === 'fast' ? 'fast_bilinear' : 'bicubic+accurate_rnd+full_chroma_int'
+  const flags = scaler === 'fast' ? 'bilinear' : 'bicubic+accurate_rnd+full_chroma_int'
   const isRgb = /^(rgb|gbr|bgr|pal8)/.test(source.pixFmt)
   const from = isRgb ? '' : `:in_color_matrix=${matrixName(matrixOf(source))}`
   const to = toMatrix ? `:out_color_matrix=${matrixName(toMatrix)}:out_range=tv` : ''
