@@ -14,7 +14,7 @@ export {
   type MemoryPlanOptions,
 } from './lib/memory/plan-training-memory.ts'
 export { trainerErrors } from './lib/errors.ts'
-export type { MetricsSink, RunMetrics, StepMetrics } from './lib/metrics.ts'
+export type { MetricsSink } from './lib/metrics.ts'
 export type { Expert } from './lib/noise/random-streams.ts'
 export { train, trainIter } from './lib/train.ts'
 export type {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { appendFile, cp, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, cp, mkdir, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
 import { readMetrics } from '@kinora/config-schema'
@@ -196,6 +196,50 @@ describe('train', () => {
       [a, b].map(async (out) => (await stepsOf(out)).map(({ step, loss }) => [step, loss])),
     )
     expect(losses[1]).toEqual(losses[0])
+  })
+
+  it.each(['lion', 'prodigy', 'adafactor', 'schedule_free_adamw'])(
+    'goes on with %s to the same bytes, ranks dropped and ranks of their own included',
+    async (optimizer) => {
+      const overrides = {
+        train: { steps: 4, optimizer, switch_boundary_every: 1 },
+        network: { dropout: 0.25 },
+        kinora: { low_noise_rank: 2 },
+        save: { save_every: 0 },
+      }
+      await runTo('a', overrides)
+      await runTo('b', { ...overrides, train: { ...overrides.train, steps: 3 } })
+      await runTo('b', overrides)
+      const [a, b] = await Promise.all(['a', 'b'].map((out) => hashes(join(run.folder, out))))
+      expect(b).toEqual(a)
+      const { modules } = await readLora(join(run.folder, 'a', 'tiny_low_noise.safetensors'))
+      const { rank, b: factor } = modules.get('blocks.0.attn1.to_q')!
+      expect(rank).toBe(2)
+      expect(factor.some((value) => value !== 0)).toBe(true)
+    },
+  )
+
+  it('gives the same bytes with one expert on the device at a time', async () => {
+    const { model } = run.job().config.process[0]
+    await runTo('a', { train: { steps: 4 } })
+    await runTo('b', { train: { steps: 4 }, model: { ...model, low_vram: true } })
+    expect(await hashes(join(run.folder, 'b'))).toEqual(await hashes(join(run.folder, 'a')))
+  })
+
+  it('saves when asked to by a file, and goes on from the number of a step', async () => {
+    const out = join(run.folder, 'a')
+    await mkdir(out)
+    await writeFile(join(out, 'save-now'), '')
+    await runTo('a', { train: { steps: 3 }, save: { save_every: 0 } })
+    expect(Object.keys(await hashes(out))).toContain('tiny_000000001_high_noise.safetensors')
+    expect(await readdir(out)).not.toContain('save-now')
+    const events: StageEvent[] = []
+    const again = { ...optionsOf('a', { train: { steps: 4 } }), resume: 1 }
+    for await (const event of trainIter(again, { device })) events.push(event)
+    expect(events).toContainEqual(expect.objectContaining({ code: 'TRAINER_RESUME_WITHOUT_STATE' }))
+    expect((await stepsOf(out)).map(({ step }) => step)).toEqual([1, 2, 3, 4])
+    const missing = train({ ...again, resume: 77 }, { device })
+    await expect(missing).rejects.toMatchObject({ code: 'TRAINER_NO_SUCH_SAVE' })
   })
 
   it('refuses to go on with another rank, and starts anew when told to', async () => {

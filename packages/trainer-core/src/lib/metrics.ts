@@ -1,4 +1,5 @@
 import { appendFile, readFile } from 'node:fs/promises'
+import type { MetricsEntry } from '@kinora/config-schema'
 import { codeSystemError, writeFileAtomic } from '@kinora/stage'
 import type { Expert } from './noise/random-streams.ts'
 
@@ -49,7 +50,7 @@ export interface RunMetrics {
  */
 export interface MetricsSink {
   /** Takes an entry as metrics.jsonl has it, in the order of the work. A resumed run begins with a `run` entry of its step. */
-  write(entry: StepMetrics | RunMetrics): void
+  write(entry: MetricsEntry): void
 }
 
 /** metrics.jsonl: one JSON object a line, appended as training goes. */
@@ -88,7 +89,7 @@ export class MetricsFile {
       throw codeSystemError(error, this.file)
     }
     try {
-      this.#sink?.write(entry)
+      this.#sink?.write(entry as MetricsEntry)
     } catch {
       // Metrics are in the file; what watches them has no say in the run.
     }

@@ -312,8 +312,9 @@ export async function* trainIter(
       if (isLast) break
       if (isDue(step, kinora.validation.every ?? save.save_every)) yield* validate()
       if (isDue(step, save.save_every) || (await takeRequest(out, 'save-now'))) {
-        await saveState()
+        // The state comes last: a run killed in between does this step, and so its files, once more.
         await saveLoras(false)
+        await saveState()
       }
       const previewDue = isDue(step, sample.sample_every) && step >= sample.sample_start_step
       if (previewDue || (await takeRequest(out, 'sample-now'))) yield* makePreview()
@@ -326,8 +327,8 @@ export async function* trainIter(
     }
 
     yield* validate()
-    await saveState()
     const files = await saveLoras(true)
+    await saveState()
     if (start.step < train.steps) yield* makePreview()
     const best: TrainResult['best'] = {}
     for (const expert of trained) {
