@@ -13,6 +13,7 @@ export { parseOptions } from './lib/parse-options.ts'
 export type { RunContext } from './lib/run-context.ts'
 export { codeSystemError, stageErrors } from './lib/stage-errors.ts'
 export type {
+  FindingEvent,
   NoteEvent,
   ProgressEvent,
   SkippedEvent,

@@ -2,13 +2,27 @@ import { statfs } from 'node:fs/promises'
 import { availableParallelism, freemem, totalmem } from 'node:os'
 import { resolve } from 'node:path'
 import { checkFfmpeg } from '@kinora/media'
-import { parseOptions, type StageEvent } from '@kinora/stage'
+import { parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
 import { hasCodeAndFix, type BinCommand } from '@kinora/stage/bin'
 import { z } from 'zod'
 import { kinoraErrors } from '../lib/errors.ts'
 import { backendOptions, openBackendIter } from '../lib/open-backend.ts'
+import { readJob } from '../lib/read-job.ts'
+import { examineJobIter, type JobExamination } from '../preflight/examine-job.ts'
 
 const doctorOptions = z.strictObject({
+  job: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Job file: look at it and its clips instead of the machine.'),
+  vram: z
+    .number()
+    .positive()
+    .optional()
+    .describe(
+      'Memory of the device in GB, which WebGPU does not tell; with it rules of memory speak.',
+    ),
   ...backendOptions,
   folder: z.string().min(1).default('.').describe('Folder whose disk is looked at.'),
 })
@@ -21,12 +35,19 @@ interface Check {
   fix?: string
 }
 
-/** `kinora doctor`: what this machine has and lacks. */
+/** `kinora doctor`: what this machine has and lacks, or what is wrong with a job. */
 export const doctorCommand: BinCommand = {
-  summary: 'Says what this machine has and lacks: Node, ffmpeg, adapters, memory, disk.',
+  summary:
+    'Says what this machine has and lacks (Node, ffmpeg, adapters, memory, disk), or with a job what would fail or disappoint.',
   options: doctorOptions,
-  async *run(options: z.input<typeof doctorOptions>): AsyncGenerator<StageEvent, Check[]> {
-    const { backend, adapter, folder } = parseOptions('KINORA', doctorOptions, options)
+  positionals: ['job'],
+  async *run(
+    options: z.input<typeof doctorOptions>,
+    context: RunContext,
+  ): AsyncGenerator<StageEvent, Check[] | JobExamination> {
+    const settings = parseOptions('KINORA', doctorOptions, options)
+    if (settings.job !== undefined) return yield* examineIter(settings.job, settings.vram, context)
+    const { backend, adapter, folder } = settings
     const checks: Check[] = []
     for (const look of [
       lookAtNode,
@@ -43,6 +64,27 @@ export const doctorCommand: BinCommand = {
     if (failed.length > 0) throw kinoraErrors.DOCTOR_FAILED(failed.map(({ name }) => name))
     return checks
   },
+}
+
+async function* examineIter(
+  file: string,
+  vram: number | undefined,
+  context: RunContext,
+): AsyncGenerator<StageEvent, JobExamination> {
+  const device = vram === undefined ? undefined : { memoryBytes: vram * 1e9, hasF16: true }
+  const examination = yield* examineJobIter(await readJob(file), device, context)
+  const { findings } = examination
+  for (const finding of findings) yield { type: 'finding', ...finding }
+  const numErrors = findings.filter(({ severity }) => severity === 'error').length
+  if (numErrors > 0) throw kinoraErrors.JOB_WOULD_FAIL(file, numErrors)
+  const noted =
+    findings.length === 0
+      ? 'Nothing'
+      : findings.length === 1
+        ? 'One thing'
+        : `${findings.length} things`
+  yield { type: 'note', message: `${noted} to say of ${file}; nothing that would fail.` }
+  return examination
 }
 
 function checkLine({ name, status, detail, fix }: Check): string {

@@ -2,6 +2,9 @@ import { parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
 import type { BinCommand } from '@kinora/stage/bin'
 import { trainIter, type TrainResult } from '@kinora/trainer-core'
 import { z } from 'zod'
+import { explainRun } from '@kinora/run-log'
+import { openOutlets, watchRun } from '../metrics/open-outlets.ts'
+import { readRun } from '../metrics/read-run.ts'
 import { makePreview } from '../lib/make-preview.ts'
 import { backendOptions, openBackendIter } from '../lib/open-backend.ts'
 import { readJob } from '../lib/read-job.ts'
@@ -37,10 +40,17 @@ export const trainCommand: BinCommand = {
       const unreadable = yield* planJobIter(jobFile, { signal })
       const { skipped } = yield* cacheJobIter(jobFile, { device, signal })
       const { out, plan, cacheDir } = jobFolders(job)
-      const result = yield* trainIter(
-        { job, plan, cacheDir, out, resume },
-        { device, signal, preview: makePreview({ job, device, plan }) },
+      const outlet = openOutlets(job)
+      const result = yield* watchRun(
+        trainIter(
+          { job, plan, cacheDir, out, resume },
+          { device, signal, preview: makePreview({ job, device, plan }), metrics: outlet },
+        ),
+        outlet,
       )
+      const { experts, motion } = explainRun(await readRun(out))
+      for (const { sentence } of experts) yield { type: 'note', message: sentence }
+      if (motion) yield { type: 'note', message: `Motion: ${motion.sentence}` }
       yield* tellSkipped(unreadable.length + skipped.length)
       return result
     } finally {

@@ -21,6 +21,15 @@ export const kinoraErrors = defineErrors('KINORA', {
     message: (file: string, why: string) => `The job file ${file} cannot be read: ${why}.`,
     fix: 'Check the path; `kinora init` writes a job to start from.',
   },
+  NO_RUN: {
+    message: (folder: string) => `${folder} is not the folder of a run: it has no metrics.jsonl.`,
+    fix: 'Name the folder that kinora train writes to, training_folder/name of the job.',
+  },
+  JOB_WOULD_FAIL: {
+    message: (file: string, numErrors: number) =>
+      `${file} has ${numErrors === 1 ? 'one error' : `${numErrors} errors`}.`,
+    fix: 'Correct what is named above; nothing has been computed.',
+  },
   MIXED_FPS: {
     message: (rates: readonly number[]) =>
       `The datasets of this job are read at different frame rates (${rates.join(', ')}).`,

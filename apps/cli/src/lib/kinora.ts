@@ -10,7 +10,7 @@ export const kinora: BinDefinition = {
       load: async () => (await import('../commands/init.ts')).initCommand,
     },
     doctor: {
-      summary: 'Says what this machine has and lacks: Node, ffmpeg, adapters, memory, disk.',
+      summary: 'Says what this machine lacks, or with a job what would fail or disappoint.',
       load: async () => (await import('../commands/doctor.ts')).doctorCommand,
     },
     prep: {
@@ -32,6 +32,10 @@ export const kinora: BinDefinition = {
     train: {
       summary: 'Trains both experts from a job file in AI Toolkit’s dialect.',
       load: async () => (await import('../commands/train.ts')).trainCommand,
+    },
+    explain: {
+      summary: 'Says how a run does: improving, flat or overfitting, and what to change.',
+      load: async () => (await import('../commands/explain.ts')).explainCommand,
     },
     sample: {
       summary: 'Generates a clip from an image and a prompt, with or without LoRA files.',

@@ -1,12 +1,17 @@
-import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { planBucketsIter } from '@kinora/bucketer'
 import { preflight, type PreflightFinding, type TrainJob } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
-import { checkFfmpeg, probe } from '@kinora/media'
+import { checkFfmpeg, type MediaProbe } from '@kinora/media'
 import { lockFolder, writeFileAtomic, type RunContext, type StageEvent } from '@kinora/stage'
 import { cacheDatasetIter, type CacheDatasetResult } from '@kinora/trainer-core'
 import { openCheckpoint } from '@kinora/wan'
+import {
+  checkpointFacts,
+  datasetFacts,
+  findMissingFiles,
+  rememberProbes,
+} from '../preflight/job-facts.ts'
 import { kinoraErrors } from './errors.ts'
 import { planOptions } from './plan-job.ts'
 import { jobWarnings, type JobFile } from './read-job.ts'
@@ -39,15 +44,8 @@ export async function* checkJobIter(
   { signal }: RunContext,
 ): AsyncGenerator<StageEvent, void> {
   yield* jobWarnings(job)
-  const { sample, first_sample, datasets, model } = job.config.process[0]
-  const named = [
-    ...datasets.map(({ dataset_path }) => dataset_path),
-    ...[sample, first_sample].flatMap((list) =>
-      (list?.samples ?? []).map(({ ctrl_img }) => ctrl_img),
-    ),
-  ].filter((path) => path !== null)
-  const missingFiles: string[] = []
-  for (const path of new Set(named)) if (!(await exists(path))) missingFiles.push(path)
+  const { sample, first_sample, model } = job.config.process[0]
+  const missingFiles = await findMissingFiles(job)
   yield* reportFindings(file, preflight(job, { missingFiles }))
   for (const { format, samples } of [sample, first_sample].filter(
     (list) => list !== null && list !== undefined,
@@ -58,7 +56,8 @@ export async function* checkJobIter(
     }
   }
   await checkFfmpeg()
-  await openCheckpoint(model.name_or_path, { signal })
+  const checkpoint = checkpointFacts(await openCheckpoint(model.name_or_path, { signal }))
+  yield* reportFindings(file, newFindings(preflight(job, { checkpoint }), preflight(job)))
 }
 
 function* reportFindings(
@@ -75,11 +74,13 @@ function* reportFindings(
   for (const { code, message, fix } of findings) yield { type: 'warning', code, message, fix }
 }
 
-async function exists(file: string): Promise<boolean> {
-  return access(file).then(
-    () => true,
-    () => false,
-  )
+/** What the facts of a later moment add to what was said before. */
+function newFindings(
+  now: readonly PreflightFinding[],
+  before: readonly PreflightFinding[],
+): PreflightFinding[] {
+  const said = new Set(before.map(({ code, message }) => code + message))
+  return now.filter(({ code, message }) => !said.has(code + message))
 }
 
 /** A clip that was left out because its file gives no frames. */
@@ -100,13 +101,13 @@ export async function* planJobIter(
   const { out, plan: planFile } = jobFolders(job)
   await using _lock = await lockFolder(out)
   await writeFileAtomic(join(out, 'config.yaml'), text)
-  const { plan } = yield* planBucketsIter(planOptions(job, planFile), { signal, probe })
-  const known = new Set(preflight(job).map(({ code, message }) => code + message))
-  const findings = preflight(job, { plan })
-  yield* reportFindings(
-    file,
-    findings.filter(({ code, message }) => !known.has(code + message)),
-  )
+  const probes = new Map<string, MediaProbe>()
+  const { plan } = yield* planBucketsIter(planOptions(job, planFile), {
+    signal,
+    probe: rememberProbes(probes),
+  })
+  const datasets = await datasetFacts(job, plan, planFile, probes)
+  yield* reportFindings(file, newFindings(preflight(job, { plan, datasets }), preflight(job)))
   const unreadable = plan.skipped
     .filter(({ reason }) => reason === 'unreadable' || reason === 'missing-file')
     .map(({ clip, reason, detail }) => ({ clip, reason: detail ?? reason }))

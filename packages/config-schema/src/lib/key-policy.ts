@@ -86,7 +86,6 @@ export const keyRules: readonly KeyRule[] = [
       zero,
     ],
   ]),
-  ...rows('process', 'later', [['log_dir', 'TensorBoard files are not there yet.', empty]]),
   ...rows('process', 'refused', [
     ['adapter', otherArchitecture],
     ['embedding', otherArchitecture],

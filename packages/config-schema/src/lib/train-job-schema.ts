@@ -749,6 +749,20 @@ const kinoraSchema = z.strictObject({
         .describe("Give a prompt without ctrl_img the first frame of one of the set's clips."),
     })
     .prefault({}),
+  webhook: z
+    .strictObject({
+      url: z
+        .url({ protocol: /^https?$/ })
+        .nullable()
+        .default(null)
+        .describe(
+          'Address that gets metrics as JSON. Keep secrets out of the job: ${HOOK} comes from the environment.',
+        ),
+      every: count
+        .default(1)
+        .describe('Steps between posts; saves, previews and errors are always sent.'),
+    })
+    .prefault({}),
   cache_dir: optionalText.describe(
     'Folder of cached latents and embeddings; default <output>/cache.',
   ),
@@ -773,7 +787,9 @@ const processSchema = z
       .nullable()
       .default(null)
       .describe('Seed of everything random; null takes 42 (AI Toolkit: a new one each run).'),
-    log_dir: optionalText.describe('Folder of TensorBoard scalars.'),
+    log_dir: optionalText.describe(
+      'Folder of TensorBoard scalars; a folder named after the job is made in it.',
+    ),
     network: networkSchema.prefault({}),
     save: saveSchema.prefault({}),
     datasets: z.array(datasetSchema).min(1),

@@ -2,7 +2,13 @@
  * What a stage says while it works: plain JSON, so a bin prints one a line with `--json`, the command line draws bars
  * and the studio streams them. Progress counts work, never time.
  */
-export type StageEvent = StartedEvent | ProgressEvent | SkippedEvent | WarningEvent | NoteEvent
+export type StageEvent =
+  | StartedEvent
+  | ProgressEvent
+  | SkippedEvent
+  | WarningEvent
+  | FindingEvent
+  | NoteEvent
 
 /** A phase begins. A stage may have several, one after another; `total` is in the unit that `progress` counts. */
 export interface StartedEvent {
@@ -34,6 +40,15 @@ export interface SkippedEvent {
 /** Something that will probably disappoint, with a permanent code and what to do about it. */
 export interface WarningEvent {
   type: 'warning'
+  code: string
+  message: string
+  fix: string
+}
+
+/** Something that an examination found: `error` would fail, `warning` would disappoint. */
+export interface FindingEvent {
+  type: 'finding'
+  severity: 'error' | 'warning'
   code: string
   message: string
   fix: string

@@ -31,6 +31,13 @@ describe('createReporter', () => {
       detail: 'no moov atom',
     })
     reporter.report({ type: 'warning', code: 'X_SLOW', message: 'It is slow.', fix: 'Wait.' })
+    reporter.report({
+      type: 'finding',
+      severity: 'error',
+      code: 'X_NONE',
+      message: 'There is none.',
+      fix: 'Make one.',
+    })
     reporter.report({ type: 'note', message: 'Adapter: llvmpipe.' })
     reporter.report({ type: 'saved', file: 'a.safetensors' })
     expect(reporter.end()).toBe('train 1/80')
@@ -39,6 +46,7 @@ describe('createReporter', () => {
       'train: 1/80  loss 0.1235  ETA 2 min 38 s',
       'skipped a.mp4: unreadable (no moov atom)',
       'warning X_SLOW: It is slow. Wait.',
+      'error X_NONE: There is none. Make one.',
       'Adapter: llvmpipe.',
       'saved file="a.safetensors"',
       '',

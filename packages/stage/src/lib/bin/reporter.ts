@@ -143,6 +143,10 @@ export function createReporter({ stream, now = Date.now, color }: ReporterOption
         )
       case 'warning':
         return line(`${paint('yellow', 'warning')} ${known.code}: ${known.message} ${known.fix}`)
+      case 'finding':
+        return line(
+          `${paint(known.severity === 'error' ? 'red' : 'yellow', known.severity)} ${known.code}: ${known.message} ${known.fix}`,
+        )
       case 'note':
         return line(known.message)
       default:
