@@ -7,8 +7,8 @@ import { z } from 'zod'
 import { kinoraErrors } from '../lib/errors.ts'
 
 const initOptions = z.strictObject({
-  goal: z.enum(goals).default('motion').describe('What the LoRA is to learn.'),
-  memory: z
+  recipe: z.enum(goals).default('motion').describe('What the LoRA is to learn.'),
+  vram: z
     .literal([...recipeMemories])
     .default(24)
     .describe('Memory of the device, in GB; it decides sizes, lengths and packed weights.'),
@@ -40,7 +40,7 @@ export const initCommand: BinCommand = {
   positionals: ['out'],
   async *run(options: z.input<typeof initOptions>): AsyncGenerator<StageEvent, InitResult> {
     const settings = parseOptions('KINORA', initOptions, options)
-    const { goal, memory, out, force } = settings
+    const { recipe: goal, vram, out, force } = settings
     const schema = join(dirname(out), 'kinora-job.schema.json')
     const exists = await access(out).then(
       () => true,
@@ -48,7 +48,7 @@ export const initCommand: BinCommand = {
     )
     if (exists && !force) throw kinoraErrors.FILE_EXISTS(out)
     const { name, clips, checkpoint, trigger } = settings
-    const text = recipe(goal, memory, { name, clips, checkpoint, triggerWord: trigger })
+    const text = recipe(goal, vram, { name, clips, checkpoint, triggerWord: trigger })
     await writeFileAtomic(schema, `${JSON.stringify(trainJobJsonSchema(), null, 2)}\n`)
     await writeFileAtomic(out, `# yaml-language-server: $schema=./${basename(schema)}\n${text}`)
     yield { type: 'note', message: `Wrote ${out} and ${schema}.` }

@@ -30,6 +30,11 @@ export const kinoraErrors = defineErrors('KINORA', {
       `${file} has ${numErrors === 1 ? 'one error' : `${numErrors} errors`}.`,
     fix: 'Correct what is named above; nothing has been computed.',
   },
+  PLANNED_BY_JOB: {
+    message: (file: string, options: readonly string[]) =>
+      `${file} says how it is planned, and ${options.join(', ')} would contradict it.`,
+    fix: 'Change the datasets of the job, or plan a folder of clips.',
+  },
   MIXED_FPS: {
     message: (rates: readonly number[]) =>
       `The datasets of this job are read at different frame rates (${rates.join(', ')}).`,
