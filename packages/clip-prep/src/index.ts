@@ -21,6 +21,7 @@ export {
 } from './lib/detect-shots.ts'
 export { findMovingRange, type MovingRange } from './lib/static-trim.ts'
 export { classifyMotion } from './lib/classify-motion.ts'
+export { measureMotion } from './lib/measure-motion.ts'
 export { findPictureAreas, type PictureArea } from './lib/black-bars.ts'
 export {
   planClips,
