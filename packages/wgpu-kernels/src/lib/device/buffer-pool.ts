@@ -38,8 +38,11 @@ export interface PoolHost {
 const POOLED_FLOOR = 256 * 2 ** 20
 
 /**
- * Storage buffers by size class, last in first out. Buffers go back explicitly, never by garbage collection, which knows
+ * Storage buffers by size class, the oldest first. Buffers go back explicitly, never by garbage collection, which knows
  * nothing of GPU memory.
+ *
+ * Which buffer is handed out depends on which are free and not on the order in which they came back, so the same work gets the
+ * same buffers each time, and its bind groups are found again.
  */
 export class BufferPool {
   readonly #host: PoolHost
@@ -93,8 +96,13 @@ export class BufferPool {
     this.#liveBytes -= pooled.sizeBytes
     this.#pooledBytes += pooled.sizeBytes
     const list = this.#free.get(pooled.sizeBytes)
-    if (list) list.push(pooled)
-    else this.#free.set(pooled.sizeBytes, [pooled])
+    if (!list) this.#free.set(pooled.sizeBytes, [pooled])
+    else {
+      // By falling id: `pop` takes the oldest.
+      let at = list.length
+      while (at > 0 && list[at - 1]!.id < pooled.id) at--
+      list.splice(at, 0, pooled)
+    }
   }
 
   /** Gives everything unused back to the driver. */
