@@ -38,7 +38,20 @@ export {
   type DeviceLora,
   type UploadLoraOptions,
 } from './lib/lora/device-lora.ts'
+export {
+  measureActivationSizes,
+  readActivationSizes,
+  writeActivationSizes,
+  type ActivationSizes,
+} from './lib/quantize/activation-sizes.ts'
 export { fetchRecoveryAdapter } from './lib/quantize/fetch-recovery-adapter.ts'
+export { quantizeOptions, type QuantizeOptions } from './lib/quantize/options.ts'
+export {
+  quantizeCheckpoint,
+  quantizeCheckpointIter,
+  type QuantizeContext,
+  type QuantizeResult,
+} from './lib/quantize/quantize-checkpoint.ts'
 export { packedBytes, quantizeSchemes, type QuantizeScheme } from './lib/quantize/schemes.ts'
 export { createTextEncoder, type WanTextEncoder } from './lib/text-encoder/text-encoder.ts'
 export { createUmt5, umt5Tensors, type Umt5, type Umt5Options } from './lib/text-encoder/umt5.ts'

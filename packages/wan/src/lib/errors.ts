@@ -64,6 +64,15 @@ export const checkpointErrors = defineErrors('CHECKPOINT', {
       `The kinora_packing metadata of ${file} is not understood: ${found}.`,
     fix: 'Use a newer Kinora, or pack the original checkpoint again with kinora quantize.',
   },
+  ALREADY_PACKED: {
+    message: (folder: string, scheme: string) => `${folder} is packed already, as ${scheme}.`,
+    fix: 'Pack the original checkpoint: what packing lost is not in a packed one any more.',
+  },
+  SAME_FOLDER: {
+    message: (folder: string) =>
+      `The packed checkpoint would be written over the original, ${folder}.`,
+    fix: 'Choose another output folder.',
+  },
   PACKED_OTHERWISE: {
     message: (source: string, found: string, wanted: string) =>
       `${source} is packed as ${found}; ${wanted} was asked for.`,

@@ -1,9 +1,8 @@
 import type { Device, Ops, Tensor } from '@kinora/kernel-api'
 
 /**
- * Runs layers one after another. On the device's own ops each value is freed as soon as the next layer has read it: at full size
- * one is hundreds of MiB, and a plain loop would hold all of them to the end of the surrounding scope. On a tape, which knows
- * what it still needs, it is a plain loop.
+ * Runs layers one after another, each value freed as soon as the next layer has read it: at full size one is hundreds of MiB,
+ * and a plain loop would hold all of them to the end of the surrounding scope. A tape holds on to what it still needs by itself.
  */
 export function chainLayers(
   device: Device,
@@ -11,7 +10,6 @@ export function chainLayers(
   input: Tensor,
   layers: readonly ((x: Tensor) => Tensor)[],
 ): Tensor {
-  if (ops !== device.ops) return layers.reduce((x, layer) => layer(x), input)
   let kept: Tensor | undefined
   try {
     for (const layer of layers) {

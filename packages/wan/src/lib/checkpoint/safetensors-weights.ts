@@ -16,7 +16,7 @@ import {
 } from '@kinora/safetensors'
 import { checkpointErrors } from '../errors.ts'
 import { readPacking, type Packing } from '../quantize/packing.ts'
-import { packedFormats } from '../quantize/schemes.ts'
+import { packedFormats, type PackedLayout } from '../quantize/schemes.ts'
 import type { WeightDType, WeightSource } from './weight-source.ts'
 
 /** Bytes read and uploaded at a time. */
@@ -71,7 +71,11 @@ export class SafetensorsWeights implements WeightSource {
     )
   }
 
-  async loadPacked(name: string, device: Device): Promise<PackedWeight | undefined> {
+  async loadPacked(
+    name: string,
+    device: Device,
+    fits: 'f32' | 'f16' = 'f32',
+  ): Promise<PackedWeight | undefined> {
     const file = this.#byTensor.get(`${this.#prefix}${name}.codes`)
     if (!file) return undefined
     if (!this.#packings.has(file)) this.#packings.set(file, readPacking(file.metadata, file.file))
@@ -85,10 +89,14 @@ export class SafetensorsWeights implements WeightSource {
     }
     try {
       const codes = await part('codes')
-      const { format, codesPerWord, groupSize } = packedFormats[packing.scheme]
+      const { format, codesPerWord, groupSize, largestCode } = packedFormats[
+        packing.scheme
+      ] as PackedLayout
       const [n, words] = codes.shape as [number, number]
       const shape = [n, words * codesPerWord] as const
-      const scales = await this.#loadScales(`${name}.scales`, device, part)
+      const scales = await part('scales')
+      // A scale that is not finite makes all its numbers so, and one too large for f16 the largest of them.
+      await this.#check(`${name}.scales`, fits, device, 0, () => scales, largestCode)
       if (groupSize === undefined) return { format, shape, codes, scales }
       return { format, shape, codes, scales, zeros: await part('zeros'), groupSize }
     } catch (error) {
@@ -124,16 +132,6 @@ export class SafetensorsWeights implements WeightSource {
 
   async settle(): Promise<void> {
     await this.#drain(0)
-  }
-
-  async #loadScales(
-    name: string,
-    device: Device,
-    part: (suffix: 'scales') => Promise<Tensor>,
-  ): Promise<Tensor> {
-    const scales = await part('scales')
-    // A scale that is not finite makes all its numbers so.
-    return this.#check(name, 'f32', device, 0, () => scales)
   }
 
   #find(name: string): { file: SafetensorsFile; info: TensorInfo } {
@@ -184,26 +182,32 @@ export class SafetensorsWeights implements WeightSource {
     return tensor
   }
 
-  /** Queues the check of a tensor, and keeps what is on the way to the device inside its window. */
+  /**
+   * Queues the check of a tensor, and keeps what is on the way to the device inside its window.
+   *
+   * @param factor what its numbers are multiplied by before they are checked
+   */
   async #check(
     name: string,
     fits: 'f32' | 'f16',
     device: Device,
     bytes: number,
     make: () => Tensor,
+    factor = 1,
   ): Promise<Tensor> {
     const tensor = make()
     const { ops } = device
     let squares: Tensor | undefined
     device.scope(() => {
-      const narrowed = fits === 'f16' && tensor.dtype !== 'f16' ? ops.cast(tensor, 'f16') : tensor
+      const values = factor === 1 ? tensor : ops.affine(ops.cast(tensor, 'f32'), { scale: factor })
+      const narrowed = fits === 'f16' && values.dtype !== 'f16' ? ops.cast(values, 'f16') : values
       squares = device.retain(ops.sumSquares([narrowed]))
     })
     const done = device
       .read(squares!)
       .finally(() => device.release(squares!))
       .then(async ([sum]) => {
-        if (!Number.isFinite(sum)) await this.#explain(name, fits)
+        if (!Number.isFinite(sum)) await this.#explain(name, fits, factor)
       })
       .catch((error: unknown) => {
         this.#failure ??= error
@@ -229,7 +233,7 @@ export class SafetensorsWeights implements WeightSource {
   }
 
   /** Names the first bad number of a tensor. None is bad where only the sum of squares was too large. */
-  async #explain(name: string, fits: 'f32' | 'f16'): Promise<void> {
+  async #explain(name: string, fits: 'f32' | 'f16', factor: number): Promise<void> {
     const { file, info } = this.#find(name)
     const size = bytesPerElement[info.dtype]
     const count = numElements(info.shape)
@@ -237,7 +241,7 @@ export class SafetensorsWeights implements WeightSource {
     for (let from = 0; from < count; from += step) {
       const part = new Uint8Array(Math.min(step, count - from) * size)
       await file.readInto(this.#prefix + name, part, from * size)
-      checkValues(part, info.dtype, fits, { name, file: file.file, from })
+      checkValues(part, info.dtype, fits, { name, file: file.file, from }, factor)
     }
   }
 }
@@ -277,15 +281,17 @@ function checkValues(
   dtype: SafetensorsDType,
   fits: 'f32' | 'f16',
   { name, file, from }: Place,
+  factor = 1,
 ): void {
   const bits16 = (): Uint16Array =>
     new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2)
-  const values =
+  const stored =
     dtype === 'F32'
       ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)
       : dtype === 'F16'
         ? f16ToF32(bits16())
         : bf16ToF32(bits16())
+  const values = factor === 1 ? stored : stored.map((value) => value * factor)
   const narrow = fits === 'f16' ? f16ToF32(f32ToF16(values)) : values
   const index = narrow.findIndex((value) => !Number.isFinite(value))
   if (index < 0) return

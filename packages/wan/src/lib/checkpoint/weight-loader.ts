@@ -67,7 +67,7 @@ export class WeightLoader {
    */
   async packedLinear(name: string, compute: 'f32' | 'f16'): Promise<Linear> {
     const { quantize } = this.#options
-    const stored = await this.#source.loadPacked?.(`${name}.weight`, this.#device)
+    const stored = await this.#source.loadPacked?.(`${name}.weight`, this.#device, compute)
     if (stored) return this.#keepLinear(name, stored)
     if (!quantize) return this.linear(name, compute)
     this.#options.signal?.throwIfAborted()

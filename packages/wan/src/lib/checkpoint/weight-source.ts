@@ -15,8 +15,8 @@ export interface WeightSource {
    * @param fits what its numbers will be computed in; that of `dtype` unless given
    */
   load(name: string, device: Device, dtype: WeightDType, fits?: 'f32' | 'f16'): Promise<Tensor>
-  /** Copies a weight that is stored packed; undefined for one that is not. */
-  loadPacked?(name: string, device: Device): Promise<PackedWeight | undefined>
+  /** Copies a weight that is stored packed; undefined for one that is not. Checked as in `load`. */
+  loadPacked?(name: string, device: Device, fits?: 'f32' | 'f16'): Promise<PackedWeight | undefined>
   /** Some rows of a tensor of two axes, which is not loaded as a whole. */
   loadRows?(
     name: string,

@@ -1,8 +1,6 @@
 import { z } from 'zod'
-import type { TensorTable } from '../checkpoint/tensor-table.ts'
 import { checkpointErrors } from '../errors.ts'
 import {
-  canPack,
   packedFormats,
   quantizeSchemes,
   type PackedLayout,
@@ -79,18 +77,4 @@ export function packedTensors(
     tensors.set(`${name}.zeros`, { shape: [n, k / groupSize], dtype: 'F16' })
   }
   return tensors
-}
-
-/** The weights of a network that are packed: those of the given linears that fill whole groups. */
-export function packedNames(
-  table: TensorTable,
-  linears: Iterable<string>,
-  scheme: QuantizeScheme,
-): Set<string> {
-  const names = new Set<string>()
-  for (const linear of linears) {
-    const name = `${linear}.weight`
-    if (canPack(scheme, table.get(name)!.at(-1)!)) names.add(name)
-  }
-  return names
 }

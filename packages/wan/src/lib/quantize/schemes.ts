@@ -7,10 +7,21 @@ export interface PackedLayout {
   readonly codesPerWord: number
   /** Elements along K that share a scale and a zero; absent for a scale a row. */
   readonly groupSize?: number
+  /** Largest size of what a scale is multiplied by. */
+  readonly largestCode: number
 }
 
-const uint4: PackedLayout = { format: 'uint4', codesPerWord: 8, groupSize: defaultGroupSize }
-const float8: PackedLayout = { format: 'float8_e4m3', codesPerWord: 4 }
+const uint4: PackedLayout = {
+  format: 'uint4',
+  codesPerWord: 8,
+  groupSize: defaultGroupSize,
+  largestCode: 15,
+}
+const float8: PackedLayout = {
+  format: 'float8_e4m3',
+  codesPerWord: 4,
+  largestCode: 448,
+}
 
 /**
  * How frozen linears are packed, by AI Toolkit's names: `uint4` (torchao's arrangement, groups of 64), `qfloat8` (quanto: E4M3

@@ -76,6 +76,14 @@ export function umt5Tensors(config: TextEncoderConfig): TensorTable {
   return table
 }
 
+/** The linears of every layer, which are those that are packed. */
+export function umt5Linears({ numLayers }: TextEncoderConfig): string[] {
+  return Array.from({ length: numLayers }, (_, n) => [
+    ...['q', 'k', 'v', 'o'].map((name) => `${layerName(n)}.layer.0.SelfAttention.${name}`),
+    ...['wi_0', 'wi_1', 'wo'].map((name) => `${layerName(n)}.layer.1.DenseReluDense.${name}`),
+  ]).flat()
+}
+
 /** An encoder on a device. Its weights are loaded when it encodes: the source must live as long. */
 export function createUmt5(
   config: TextEncoderConfig,
