@@ -34,6 +34,10 @@ export function runKinora(
       env: { ...process.env, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
+    // A test that times out must not leave its program running.
+    const end = (): unknown => child.kill('SIGKILL')
+    process.once('exit', end)
+    child.once('close', () => process.off('exit', end))
     let stdout = ''
     let stderr = ''
     const tell = (): void => onOutput?.(`${stdout}${stderr}`, child)

@@ -10,7 +10,7 @@ const demoOptions = z.strictObject({
     .boolean()
     .default(false)
     .describe('Begin anew, instead of going on from what is there and still fits.'),
-  steps: z.int().positive().default(80).describe('Training steps, both experts together.'),
+  steps: z.int().positive().default(120).describe('Training steps, both experts together.'),
   rank: z.int().positive().default(16).describe('Rank of both LoRAs.'),
   learningRate: z.number().positive().default(2e-3).describe('Learning rate.'),
   turn: z

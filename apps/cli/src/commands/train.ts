@@ -57,11 +57,11 @@ export const trainCommand: BinCommand = {
       device.destroy()
     }
   },
-  report: ({ step, files, losses }: TrainResult) =>
-    [
-      `${step} steps; last losses ${Object.entries(losses)
-        .map(([expert, loss]) => `${expert} ${loss.toPrecision(4)}`)
-        .join(', ')}.`,
-      ...Object.values(files),
-    ].join('\n'),
+  report: ({ step, files, losses }: TrainResult) => {
+    const last = Object.entries(losses).map(([expert, loss]) => `${expert} ${loss.toPrecision(4)}`)
+    return [
+      `${step} steps${last.length > 0 ? `; last losses ${last.join(', ')}` : ', done before'}.`,
+      ...new Set(Object.values(files)),
+    ].join('\n')
+  },
 }
