@@ -7,6 +7,8 @@ import { probe, readFrames, writeImage, writeVideo, writeWebp, type RgbImage } f
 import { openPipeline, type PipelineLora } from '@kinora/sampler'
 import type { RunContext } from '@kinora/stage'
 import type { PreviewRequest, TrainContext } from '@kinora/trainer-core'
+import { describePreviews } from '../previews/describe-previews.ts'
+import { previewName } from '../previews/preview-files.ts'
 
 interface PreviewSource {
   job: TrainJob
@@ -62,6 +64,14 @@ export function makePreview({
     } finally {
       pipeline.release()
     }
+    const { outDir: samples, step, sample } = request
+    try {
+      return await describePreviews({ job, plan, samples, step, items: sample.samples }, context)
+    } catch (error) {
+      context.signal?.throwIfAborted()
+      // The previews are there; what could not be measured of them must not take them away.
+      return { undescribed: (error as Error).message }
+    }
   }
 }
 
@@ -78,7 +88,7 @@ async function writePreview(
   frames: readonly RgbImage[],
   fps: number,
 ): Promise<void> {
-  const file = join(outDir, `${String(step).padStart(9, '0')}_${index}.${sample.format}`)
+  const file = join(outDir, previewName(step, index, sample.format))
   switch (sample.format) {
     case 'mp4':
       return writeVideo(file, frames, { fps })

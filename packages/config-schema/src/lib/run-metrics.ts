@@ -85,6 +85,10 @@ const previewMetricsSchema = z.looseObject({
     .array(
       z.looseObject({
         file: z.string().describe('Relative to the folder of the run.'),
+        multiplier: z
+          .number()
+          .optional()
+          .describe('Strength of the LoRA; a preview at 0 shows the base model.'),
         motion: motionSummarySchema.nullable().optional(),
         change: z
           .number()

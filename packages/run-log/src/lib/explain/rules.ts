@@ -216,8 +216,8 @@ const rules: readonly ExplainRule[] = [
     about: `The newest previews differ from those before training by less than ${sameLook} gray levels.`,
     check: ({ previews, experts, job }) => {
       const newest = previews.at(-1)
-      const changes = (newest?.files ?? []).flatMap(({ change }) =>
-        change === undefined ? [] : [change],
+      const changes = (newest?.files ?? []).flatMap(({ change, multiplier }) =>
+        change === undefined || multiplier === 0 ? [] : [change],
       )
       const updates = Math.max(0, ...experts.map((each) => each.updates))
       if (!newest || newest.step === 0 || changes.length === 0) return nothing

@@ -126,7 +126,11 @@ function motionOf(previews: readonly PreviewEntry[]): MotionComparison | undefin
   for (const { step, trained, files } of previews.toReversed()) {
     // What the base model does says nothing of the LoRA.
     if (step === 0 || !trained) continue
-    const made = motionProfile((files ?? []).flatMap(({ motion }) => (motion ? [motion] : [])))
+    const made = motionProfile(
+      (files ?? []).flatMap(({ motion, multiplier }) =>
+        motion && multiplier !== 0 ? [motion] : [],
+      ),
+    )
     if (made) return compareMotion(trained, made)
   }
   return undefined
