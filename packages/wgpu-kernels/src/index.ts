@@ -1,6 +1,7 @@
 export type {
   AdapterDescription,
   AdapterProfile,
+  ProfileOverrides,
   SubgroupMatrixConfig,
 } from './lib/device/adapter-profile.ts'
 export type { KernelTime } from './lib/device/command-queue.ts'

@@ -1,6 +1,6 @@
 import type { OpenDeviceOptions } from '@kinora/kernel-api'
 
-import { isSoftwareAdapter } from '../device/adapter-profile.ts'
+import { isSoftwareAdapter, type ProfileOverrides } from '../device/adapter-profile.ts'
 import { requiredFeatures, requiredLimits } from '../device/device-request.ts'
 import { createDevice, type WgpuDevice } from '../device/wgpu-device.ts'
 import { wgpuErrors } from '../errors.ts'
@@ -10,8 +10,8 @@ import { waitAsleep } from './wait-asleep.ts'
 export interface OpenDawnOptions extends OpenDeviceOptions {
   /** Times every dispatch; read with `takeProfile`. */
   profile?: boolean | undefined
-  /** Lowers the adapter's binding limit, in bytes. */
-  maxBindingBytes?: number | undefined
+  /** Treats the adapter as less than it is. */
+  overrides?: ProfileOverrides | undefined
 }
 
 /** Toggles that trade checks for speed; the robust mode leaves them out. */
@@ -85,7 +85,7 @@ export async function openDevice(options: OpenDawnOptions = {}): Promise<WgpuDev
     reason: chooseReason(name, isSoftwareAdapter(info), options.adapter),
     robust,
     profile: options.profile,
-    maxBindingBytes: options.maxBindingBytes,
+    overrides: options.overrides,
     waiting: isSoftwareAdapter(info) ? waitAsleep : undefined,
     onDestroy: () => open.delete(gpu),
   })

@@ -59,11 +59,16 @@ export function isSoftwareAdapter(info: AdapterDescription): boolean {
   )
 }
 
-/** Reads the profile of a device. `maxBindingBytes` lowers the binding limit: tests use it to reach the windowed paths. */
+/** A profile in parts: what to treat an adapter as, instead of what it says. */
+export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
+  readonly limits?: Partial<AdapterProfile['limits']>
+}
+
+/** Reads the profile of a device. */
 export function readProfile(
   device: GPUDevice,
   info: AdapterDescription,
-  maxBindingBytes = Infinity,
+  overrides: ProfileOverrides = {},
 ): AdapterProfile {
   const { limits } = device
   const features = device.features as ReadonlySet<string>
@@ -81,8 +86,9 @@ export function readProfile(
           .subgroupMatrixConfigs ?? [])
       : [],
     timestamps: features.has('timestamp-query'),
+    ...overrides,
     limits: {
-      maxBindingBytes: Math.min(limits.maxStorageBufferBindingSize, maxBindingBytes),
+      maxBindingBytes: limits.maxStorageBufferBindingSize,
       maxBufferBytes: limits.maxBufferSize,
       maxWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
       maxWorkgroupBytes: limits.maxComputeWorkgroupStorageSize,
@@ -90,6 +96,7 @@ export function readProfile(
       maxStorageBuffers: limits.maxStorageBuffersPerShaderStage,
       storageAlignment: limits.minStorageBufferOffsetAlignment,
       uniformAlignment: limits.minUniformBufferOffsetAlignment,
+      ...overrides.limits,
     },
   }
 }

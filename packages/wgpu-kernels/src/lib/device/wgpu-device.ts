@@ -20,7 +20,12 @@ import { ProgramCache } from '../program/program-cache.ts'
 import { Runner } from '../program/runner.ts'
 import { Lifetimes } from '../tensor/lifetimes.ts'
 import { describeTensor, type WgpuTensor } from '../tensor/wgpu-tensor.ts'
-import { type AdapterDescription, type AdapterProfile, readProfile } from './adapter-profile.ts'
+import {
+  readProfile,
+  type AdapterDescription,
+  type AdapterProfile,
+  type ProfileOverrides,
+} from './adapter-profile.ts'
 import { BufferPool } from './buffer-pool.ts'
 import {
   CommandQueue,
@@ -38,8 +43,8 @@ export interface CreateDeviceOptions {
   robust?: boolean | undefined
   /** Times every dispatch (needs the feature timestamp-query); read with `takeProfile`. */
   profile?: boolean | undefined
-  /** Lowers the adapter's binding limit, in bytes: tests reach the windowed paths with it. */
-  maxBindingBytes?: number | undefined
+  /** Treats the adapter as less than it is: how tests reach the paths for other adapters. */
+  overrides?: ProfileOverrides | undefined
   /** Wraps every promise the device waits for: where a door sees to it that waiting is cheap. */
   waiting?: (<T>(promise: Promise<T>) => Promise<T>) | undefined
   /** Called when the device is destroyed: where a door drops what it kept alive. */
@@ -74,7 +79,7 @@ export class WgpuDevice implements Device {
   ) {
     this.gpuDevice = gpuDevice
     this.#options = options
-    const profile = readProfile(gpuDevice, adapterInfo, options.maxBindingBytes)
+    const profile = readProfile(gpuDevice, adapterInfo, options.overrides)
     this.profile = profile
     this.info = {
       backend: '@kinora/wgpu-kernels',

@@ -290,7 +290,7 @@ export function matmul(run: Runner, problem: MatmulProblem): void {
 /** The rows of one window: a dispatch for each window of columns and of K. */
 function matmulRows(
   run: Runner,
-  { layout, N, K, a, b, y, bias, side, scale = 1 }: MatmulProblem,
+  { layout, M: allRows, N, K, a, b, y, bias, side, scale = 1 }: MatmulProblem,
   rows: RowWindow,
   columnWindows: readonly RowWindow[],
   kWindows: readonly RowWindow[],
@@ -303,8 +303,8 @@ function matmulRows(
     N,
     K,
     products: 1,
-    // Literal contractions and windows of them do not go together.
-    ...(kWindows.length > 1
+    // Literal contractions and distances do not go together with windows of them.
+    ...(kWindows.length > 1 || (layout === 'tn' && M < allRows)
       ? {}
       : {
           operands: {
@@ -334,7 +334,7 @@ function matmulRows(
         bias: partial ? undefined : bias,
         side: sideHere,
         bindings: {
-          a: layout === 'tn' ? run.rows(a, ks, M * size(a)) : run.rows(a, rows, K * size(a)),
+          a: layout === 'tn' ? run.rows(a, ks, allRows * size(a)) : run.rows(a, rows, K * size(a)),
           b: layout === 'nt' ? run.rows(b, columns, K * size(b)) : run.rows(b, ks, N * size(b)),
           ...(bias && !partial ? { bias } : {}),
           ...(sideHere
@@ -346,11 +346,11 @@ function matmulRows(
           y: partial ?? yRows,
         },
         strides: {
-          lda: layout === 'tn' ? M : K,
+          lda: layout === 'tn' ? allRows : K,
           ldb: layout === 'nt' ? K : N,
           ldy: N,
         },
-        aFirst: layout === 'nn' ? ks.start : 0,
+        aFirst: layout === 'nn' ? ks.start : layout === 'tn' ? rows.start : 0,
         yFirst: kWindows.length > 1 ? part * M * N : 0,
         nFirst: columns.start,
         scale: partial ? 1 : scale,

@@ -87,7 +87,8 @@ function scoreLoop(
       }
     }
   }
-  return `for (var c = 0u; c < ${chunk}u; c++) {\n      ${lines.join('\n      ')}\n    }`
+  // The bound is no constant, so that the loop stays one: unrolled, a software adapter compiles it for a minute.
+  return `for (var c = 0u; c < min(${chunk}u, u.D - d0); c++) {\n      ${lines.join('\n      ')}\n    }`
 }
 
 function declarePatch(name: string, rows: number, columns: number): string {
@@ -98,10 +99,11 @@ function declarePatch(name: string, rows: number, columns: number): string {
   return lines.join('\n  ')
 }
 
-/** Adds weights · values to an accumulator: `weight(i, t)` is the weight of row i of the patch for token t of the tile. */
+/** Adds weights · values of the tile's `tokens` to an accumulator: `weight(i)` is the weight of row i of the patch for token t. */
 function accumulate(
   name: string,
   columns: number,
+  tokens: string,
   stageColumns: (slice: number) => string,
   weight: (i: number) => string,
 ): string {
@@ -119,7 +121,7 @@ function accumulate(
     workgroupBarrier();
     ${stageColumns(slice)}
     workgroupBarrier();
-    for (var t = 0u; t < ${TILE}u; t++) {
+    for (var t = 0u; t < min(${TILE}u, ${tokens}); t++) {
       ${lines.join('\n      ')}
     }`
   }).join('\n')
@@ -215,13 +217,13 @@ ${finishFunction(variant)}`,
     // One invocation a row; the rows are padded by one so that they fall into different banks.
     if (local < ${TILE}u) {
       let base = local * ${TILE + 1}u;
+      let tokens = min(${TILE}u, u.M - m0);
       var peak = peaks[local];
-      for (var t = 0u; t < ${TILE}u; t++) { peak = max(peak, weights[base + t]); }
+      for (var t = 0u; t < tokens; t++) { peak = max(peak, weights[base + t]); }
       let keep = exp(peaks[local] - peak);
       var sum = sums[local] * keep;
-      for (var t = 0u; t < ${TILE}u; t++) {
-        // A key outside the matrix has the score of a masked one; it must weigh nothing even where all are masked.
-        let p = select(0.0, exp(weights[base + t] - peak), m0 + t < u.M);
+      for (var t = 0u; t < tokens; t++) {
+        let p = exp(weights[base + t] - peak);
         weights[base + t] = p;
         sum += p;
       }
@@ -238,6 +240,7 @@ ${finishFunction(variant)}`,
     ${accumulate(
       'o',
       columns,
+      'u.M - m0',
       (slice) => stage(0, 'v', 'k0', 'm0', 'u.M', `column0 + ${slice * COLUMNS}u`, COLUMNS),
       (i) => `weights[(patch_row + ${i}u) * ${TILE + 1}u + t]`,
     )}
@@ -330,6 +333,7 @@ function dqText(variant: FlashVariant): KernelText {
     ${accumulate(
       'o',
       columns,
+      'u.M - t0',
       (slice) => stage(0, 'k', 'k0', 't0', 'u.M', `column0 + ${slice * COLUMNS}u`, COLUMNS),
       (i) => `dscores[(patch_row + ${i}u) * ${TILE + 1}u + t]`,
     )}
@@ -351,12 +355,14 @@ function dkvText(variant: FlashVariant): KernelText {
     ${accumulate(
       'gk',
       columns,
+      'u.N - t0',
       (slice) => stage(0, 'q', 'q0', 't0', 'u.N', `column0 + ${slice * COLUMNS}u`, COLUMNS),
       (i) => `dscores[(patch_row + ${i}u) * ${TILE + 1}u + t]`,
     )}
     ${accumulate(
       'gv',
       columns,
+      'u.N - t0',
       (slice) => stage(0, 'dout', 'q0', 't0', 'u.N', `column0 + ${slice * COLUMNS}u`, COLUMNS),
       (i) => `weights[(patch_row + ${i}u) * ${TILE + 1}u + t]`,
     )}
