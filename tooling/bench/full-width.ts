@@ -109,7 +109,7 @@ const weights: WeightSource = {
         ? device.upload(f16FromF32(values), shape, 'f16')
         : device.scope(() => {
             const wide = device.upload(values, shape, 'f32')
-            return device.retain(dtype === 'f32' ? wide : device.ops.cast(wide, dtype))
+            return dtype === 'f32' ? wide : device.ops.cast(wide, dtype)
           }),
     )
   },

@@ -27,7 +27,7 @@ export class RandomWeights implements WeightSource {
         device.ops.slice(pool, 0, 0, Math.min(POOL, n - i * POOL)),
       )
       const whole = parts.length > 1 ? device.ops.concat(parts, 0) : parts[0]!
-      return device.retain(device.ops.reshape(whole, shape))
+      return device.ops.reshape(whole, shape)
     })
     return Promise.resolve(tensor)
   }
