@@ -254,7 +254,7 @@ describe('train', () => {
     const iterator = trainIter(optionsOf('a', { train: { steps: 1 } }), { device })
     await iterator.next()
     await expect(runTo('a')).rejects.toMatchObject({ code: 'STAGE_FOLDER_IN_USE' })
-    await iterator.return({ step: 0, out: '', files: {}, losses: {} })
+    await iterator.return({ step: 0, out: '', files: {}, losses: {}, best: {} })
     expect((await runTo('a', { train: { steps: 1 } })).step).toBe(1)
   })
 

@@ -8,6 +8,7 @@ import { LossScale } from '../../src/lib/loss/loss-scale.ts'
 import type { MicroBatch } from '../../src/lib/noise/prepare-micro-batch.ts'
 import { experts } from '../../src/lib/noise/random-streams.ts'
 import { adamw } from '../../src/lib/optim/adamw.ts'
+import { optimizerSettings } from '../../src/lib/optim/optimizers.ts'
 import { trainStep } from '../../src/lib/train-step.ts'
 import { openTestDevice } from '../open-test-device.ts'
 import { listGolden, openGolden, printFigure, relativeError } from './golden-files.ts'
@@ -38,12 +39,11 @@ describe.each(listGolden('training'))('%s', (name) => {
     await using golden = await openGolden(name)
     const { optimizer: text, rank: rankText, scale } = golden.metadata as Record<string, string>
     const rank = Number(rankText)
-    const optimizer = {
-      beta1: setting(text!, 'betas'),
-      beta2: setting(text!, 'betas', 1),
+    const settings = optimizerSettings({
+      betas: [setting(text!, 'betas'), setting(text!, 'betas', 1)],
       eps: setting(text!, 'eps'),
-      weightDecay: setting(text!, 'weight_decay'),
-    }
+      weight_decay: setting(text!, 'weight_decay'),
+    })
     const read = async (key: string) => ({
       values: await golden.readF32(`${expert}.${key}`),
       shape: golden.tensors.get(`${expert}.${key}`)!.shape,
@@ -74,8 +74,9 @@ describe.each(listGolden('training'))('%s', (name) => {
     const learner = {
       expert,
       lora,
-      optimizer: adamw(device, lora.params, optimizer),
+      optimizer: adamw(device, lora.params, settings),
       lossScale: new LossScale('f32'),
+      average: undefined,
     }
     // Only the LoRA's weight of the sample's set matters to a step.
     const samples = [{ dataset: { network_weight: 1 } }] as unknown as readonly Sample[]
