@@ -250,6 +250,23 @@ describe('train', () => {
     expect((await train(anew, { device })).step).toBe(1)
   })
 
+  it('goes on with another learning rate and more steps, and says so', async () => {
+    await runTo('a', { train: { steps: 1 } })
+    const events: StageEvent[] = []
+    for await (const event of trainIter(optionsOf('a', { train: { steps: 2, lr: 5e-4 } }), {
+      device,
+    })) {
+      events.push(event)
+    }
+    expect(events).toContainEqual({
+      type: 'note',
+      message: 'Changed since: train.steps 1 → 2, train.lr 0.001 → 0.0005.',
+    })
+    expect((await stepsOf(join(run.folder, 'a'))).map(({ learningRate }) => learningRate)).toEqual([
+      1e-3, 5e-4,
+    ])
+  })
+
   it('refuses a folder that another run holds', async () => {
     const iterator = trainIter(optionsOf('a', { train: { steps: 1 } }), { device })
     await iterator.next()

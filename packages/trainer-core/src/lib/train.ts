@@ -10,7 +10,7 @@ import { MetricsFile } from './metrics.ts'
 import { createMicroBatches, type MicroBatch } from './noise/prepare-micro-batch.ts'
 import { createRandomStreams, type Expert } from './noise/random-streams.ts'
 import { packageVersion } from './package-version.ts'
-import { bestOf, checkIdentity, findStart } from './resume/find-start.ts'
+import { bestOf, changedSettings, checkIdentity, findStart } from './resume/find-start.ts'
 import { pruneStepSaves, removeLeftovers, writeBestLora, writeLoras } from './resume/lora-saves.ts'
 import { writeTrainingState } from './resume/training-state.ts'
 import {
@@ -87,6 +87,9 @@ export async function* trainIter(
       )
     }
     await start.saved?.close()
+    const settingsBefore = start.saved?.state.settings
+    const changes = settingsBefore ? changedSettings(settingsBefore['job'], job.config) : []
+    if (changes.length > 0) yield { type: 'note', message: `Changed since: ${changes.join(', ')}.` }
     let step = train.start_step ?? start.step
     const validation = { ...start.validation }
     await metrics.rewindTo(step)
@@ -102,6 +105,7 @@ export async function* trainIter(
         compute,
         adapter: device.info.adapter,
         backend: device.info.backend,
+        ...(changes.length > 0 ? { changes } : {}),
       })
     }
 

@@ -91,3 +91,18 @@ export function checkIdentity(
     }
   }
 }
+
+/** Settings that differ between two jobs, as `train.lr 0.0001 → 0.00005`; values are plain JSON. */
+export function changedSettings(before: unknown, now: unknown, path = ''): string[] {
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === 'object' && value !== null
+  if (isObject(before) && isObject(now)) {
+    const keys = [...new Set([...Object.keys(before), ...Object.keys(now)])]
+    return keys.flatMap((key) =>
+      changedSettings(before[key], now[key], path === '' ? key : `${path}.${key}`),
+    )
+  }
+  if (before === now) return []
+  const text = (value: unknown): string => JSON.stringify(value) ?? 'nothing'
+  return [`${path.replace(/^process\.0\./, '')} ${text(before)} → ${text(now)}`]
+}
