@@ -7,6 +7,12 @@ export {
   type CacheDatasetOptions,
   type CacheDatasetResult,
 } from './lib/cache/cache-dataset.ts'
+export {
+  calibrate,
+  calibrateIter,
+  type CalibrateContext,
+  type CalibrateOptions,
+} from './lib/calibrate.ts'
 export { plannedTimesteps } from './lib/noise/planned-timesteps.ts'
 export {
   planTrainingMemory,

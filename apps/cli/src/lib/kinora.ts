@@ -29,6 +29,10 @@ export const kinora: BinDefinition = {
       summary: "Encodes a job's clips and captions once, so that training needs neither again.",
       load: async () => (await import('../commands/cache.ts')).cacheCommand,
     },
+    quantize: {
+      summary: 'Packs a checkpoint to 4 or 8 bits, into a folder that loads without the original.',
+      load: async () => (await import('../commands/quantize.ts')).quantizeCommand,
+    },
     train: {
       summary: 'Trains both experts from a job file in AI Toolkit’s dialect.',
       load: async () => (await import('../commands/train.ts')).trainCommand,
@@ -42,7 +46,8 @@ export const kinora: BinDefinition = {
       load: async () => (await import('../commands/sample.ts')).sampleCommand,
     },
     export: {
-      summary: 'Converts a LoRA file for ComfyUI, diffusers or kohya, and checks one.',
+      summary:
+        'Hands a run over: LoRAs, ComfyUI workflow, model card, Hub; converts and checks files.',
       load: async () => (await import('../commands/export.ts')).exportCommand,
     },
     demo: {

@@ -139,7 +139,7 @@ function summarise(
 }
 
 /** The network's input of a micro-batch on the device: [B, 36, F, H, W], text [B, L, D], target [B, 16, F, H, W]. */
-function uploadBatch(
+export function uploadBatch(
   device: Device,
   batch: MicroBatch,
 ): { input: { latents: Tensor; timesteps: readonly number[]; text: Tensor }; target: Tensor } {
