@@ -110,26 +110,7 @@ describe('installed on their own', () => {
         expect(await readdir(join(folder, 'node_modules'))).not.toContain('webgpu')
 
         const footage = join(root, 'packages/tiny-wan/footage/take-2.mp4')
-        await bin(
-          folder,
-          'clip-prep',
-          footage,
-          '--out',
-          'dataset',
-          '--no-strips',
-          '--no-report',
-        ).catch(() =>
-          bin(
-            folder,
-            'clip-prep',
-            'prepare',
-            footage,
-            '--out',
-            'dataset',
-            '--no-strips',
-            '--no-report',
-          ),
-        )
+        await bin(folder, 'clip-prep', footage, '--out', 'dataset', '--no-strips', '--no-report')
         await bin(
           folder,
           'captioner',
