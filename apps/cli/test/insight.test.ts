@@ -290,8 +290,14 @@ describe('kinora doctor', () => {
     const init = await runKinora([
       'init',
       job,
-      ...['--recipe', 'character', '--vram', '48', '--trigger', 'ch4r'],
-      ...['--clips', join(folder, 'clips')],
+      '--recipe',
+      'character',
+      '--vram',
+      '48',
+      '--trigger',
+      'ch4r',
+      '--clips',
+      join(folder, 'clips'),
     ])
     expect(init.exitCode, init.stderr).toBe(0)
     expect(await readFile(job, 'utf8')).toContain('trigger_word: ch4r')

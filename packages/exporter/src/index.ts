@@ -26,14 +26,23 @@ export {
   exportLoraOptions,
   exportWorkflowOptions,
   mergeCheckpointOptions,
+  pushToHubOptions,
   verifyLoraOptions,
   writeModelCardOptions,
   type ExportLoraOptions,
   type ExportWorkflowOptions,
   type MergeCheckpointOptions,
+  type PushToHubOptions,
   type VerifyLoraOptions,
   type WriteModelCardOptions,
 } from './lib/options.ts'
+export {
+  checkPush,
+  pushToHub,
+  pushToHubIter,
+  type PushContext,
+  type PushedFolder,
+} from './lib/push-to-hub.ts'
 export {
   verifyLora,
   verifyLoraIter,

@@ -3,6 +3,7 @@ import type { BinCommand } from '@kinora/stage/bin'
 import { trainIter, type TrainResult } from '@kinora/trainer-core'
 import { z } from 'zod'
 import { explainRun } from '@kinora/run-log'
+import { exportRunIter } from '../export/export-run.ts'
 import { openOutlets, watchRun } from '../metrics/open-outlets.ts'
 import { readRun } from '../metrics/read-run.ts'
 import { makePreview } from '../lib/make-preview.ts'
@@ -52,6 +53,15 @@ export const trainCommand: BinCommand = {
       for (const { sentence } of experts) yield { type: 'note', message: sentence }
       if (motion) yield { type: 'note', message: `Motion: ${motion.sentence}` }
       yield* tellSkipped(unreadable.length + skipped.length)
+      const { save } = job.config.process[0]
+      if (save.push_to_hub) {
+        const push = { push: save.hf_repo_id!, private: save.hf_private }
+        const dtype = ({ fp32: 'f32', fp16: 'f16', bf16: 'bf16' } as const)[save.dtype]
+        yield* exportRunIter(
+          { run: out, choice: 'latest', layout: 'comfyui', dtype, ...push },
+          { signal },
+        )
+      }
       return result
     } finally {
       device.destroy()

@@ -25,6 +25,24 @@ export const kinoraErrors = defineErrors('KINORA', {
     message: (folder: string) => `${folder} is not the folder of a run: it has no metrics.jsonl.`,
     fix: 'Name the folder that kinora train writes to, training_folder/name of the job.',
   },
+  NO_SUCH_LORA: {
+    message: (run: string, what: string, steps: readonly number[]) =>
+      `${run} holds no ${what}${steps.length === 0 ? '' : `; there are saves of steps ${steps.join(', ')}`}.`,
+    fix: 'Ask for a step that is there with --step, or go on training until the first save.',
+  },
+  PUSH_NEEDS_RUN: {
+    message: () => 'Only the folder of a run is uploaded by --push.',
+    fix: 'Name the folder that kinora train wrote, or use `exporter push` on a folder of yours.',
+  },
+  WHICH_EXPERT: {
+    message: (file: string) => `The name of ${file} does not say which expert it is for.`,
+    fix: 'Say so with --expert, or name it …_high_noise.safetensors or …_low_noise.safetensors.',
+  },
+  TWO_FOR_EXPERT: {
+    message: (expert: string, first: string, second: string) =>
+      `${first} and ${second} are both for the ${expert}-noise expert.`,
+    fix: 'Merge them into one file first, with kinora export and --out.',
+  },
   JOB_WOULD_FAIL: {
     message: (file: string, numErrors: number) =>
       `${file} has ${numErrors === 1 ? 'one error' : `${numErrors} errors`}.`,

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { planBucketsIter } from '@kinora/bucketer'
+import { checkPush } from '@kinora/exporter'
 import { preflight, type PreflightFinding, type TrainJob } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
 import { checkFfmpeg, type MediaProbe } from '@kinora/media'
@@ -44,7 +45,7 @@ export async function* checkJobIter(
   { signal }: RunContext,
 ): AsyncGenerator<StageEvent, void> {
   yield* jobWarnings(job)
-  const { sample, first_sample, model } = job.config.process[0]
+  const { sample, first_sample, model, save } = job.config.process[0]
   const missingFiles = await findMissingFiles(job)
   yield* reportFindings(file, preflight(job, { missingFiles }))
   for (const { format, samples } of [sample, first_sample].filter(
@@ -55,6 +56,7 @@ export async function* checkJobIter(
       throw kinoraErrors.PREVIEW_FORMAT(format, longest)
     }
   }
+  if (save.push_to_hub) checkPush(save.hf_repo_id!)
   await checkFfmpeg()
   const checkpoint = checkpointFacts(await openCheckpoint(model.name_or_path, { signal }))
   yield* reportFindings(file, newFindings(preflight(job, { checkpoint }), preflight(job)))

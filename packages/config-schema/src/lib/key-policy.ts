@@ -146,13 +146,6 @@ export const keyRules: readonly KeyRule[] = [
     e4m3fn:
       'A LoRA in 8 bits loses the small weights it is made of; fp16, bf16 and fp32 are offered.',
   }),
-  ...rows('save', 'later', [
-    [
-      'push_to_hub',
-      'Uploading is not there yet; exporter card writes the README of a repository.',
-      off,
-    ],
-  ]),
 
   ...rows('datasets', 'inert', [
     ['do_i2v', 'Wan 2.2 I2V always conditions on the first frame.'],

@@ -123,7 +123,12 @@ const saveSchema = z.strictObject({
     .enum(['safetensors', 'diffusers'])
     .default('safetensors')
     .describe('Both mean a LoRA in safetensors, as in AI Toolkit.'),
-  push_to_hub: z.boolean().default(false).describe('Upload the output folder at the end.'),
+  push_to_hub: z
+    .boolean()
+    .default(false)
+    .describe(
+      'At the end upload the finished LoRAs with a model card and a workflow; the token comes from HF_TOKEN alone.',
+    ),
   hf_repo_id: optionalText.describe('Repository on the Hub for push_to_hub, owner/name.'),
   hf_private: z.boolean().default(false).describe('Whether that repository is made private.'),
 })

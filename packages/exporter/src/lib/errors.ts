@@ -50,6 +50,27 @@ export const exporterErrors = defineErrors('EXPORTER', {
       `${key} reaches ${value} after merging, which ${dtype} cannot hold.`,
     fix: 'Merge at a lower weight, or write bf16 or f32.',
   },
+  NO_TOKEN: {
+    message: (repo: string) => `There is no access token to write to ${repo} with.`,
+    fix: 'Set HF_TOKEN in the environment to a token with write access (huggingface.co/settings/tokens). It is read from there alone.',
+  },
+  BAD_REPO: {
+    message: (repo: string) => `${repo} is not the name of a repository.`,
+    fix: 'Write owner/name, such as me/crane-lora.',
+  },
+  NOTHING_TO_PUSH: {
+    message: (folder: string) => `${folder} holds no file to upload.`,
+    fix: 'Name the folder that kinora export wrote.',
+  },
+  HUB_REFUSED: {
+    message: (repo: string, status: number, what: string) =>
+      `The Hub refused to write to ${repo} (status ${status}): ${what}.`,
+    fix: 'Check that the token in HF_TOKEN may write and that the owner of the repository is you or an organisation of yours.',
+  },
+  HUB_FAILED: {
+    message: (repo: string, what: string) => `The upload to ${repo} failed: ${what}.`,
+    fix: 'Run the same command again: large files that arrived are not sent a second time.',
+  },
   NO_LORA: {
     message: () => 'Neither a high-noise nor a low-noise LoRA is given.',
     fix: 'Name the LoRA of at least one expert (--high, --low).',

@@ -8,10 +8,12 @@ import {
   exportLoraOptions,
   exportWorkflowOptions,
   mergeCheckpointOptions,
+  pushToHubOptions,
   verifyLoraOptions,
   writeModelCardOptions,
   type VerifyLoraOptions,
 } from './options.ts'
+import { pushToHubIter, type PushedFolder } from './push-to-hub.ts'
 import { verifyLoraIter, type LoraReport } from './verify-lora.ts'
 import { exportWorkflowIter } from './workflow/export-workflow.ts'
 
@@ -54,6 +56,16 @@ export const exporterCommands = {
     summary: 'Writes a model card (README.md) for the Hub.',
     options: writeModelCardOptions,
     run: writeModelCardIter,
+  },
+  push: {
+    summary: 'Uploads a folder to a repository on the Hub; the token comes from HF_TOKEN alone.',
+    options: pushToHubOptions,
+    positionals: ['folder'],
+    run: pushToHubIter,
+    report: ({ url, numFiles, commit }: PushedFolder) =>
+      commit === null
+        ? `${url} has all ${numFiles} files already.\n`
+        : `${numFiles} files are at ${url}, commit ${commit.slice(0, 8)}.\n`,
   },
 } satisfies Record<string, BinCommand>
 

@@ -573,6 +573,7 @@ describe('writeModelCard', () => {
       job,
       manifest,
       previews: [preview],
+      notes: ['High noise (600 updates): overfitting since step 800.'],
       license: 'cc0-1.0',
     })
     const text = await readFile(out, 'utf8')
@@ -586,6 +587,7 @@ describe('writeModelCard', () => {
     })
     expect(body).toContain('# crane')
     expect(text).toContain('lora, rank 16')
+    expect(text).toContain('- High noise (600 updates): overfitting since step 800.')
     expect(text).toContain('3 (0 left out)')
     expect(text).toContain('zoom-in 2, mixed 1')
     expect(text).toContain('7.5 s in all')

@@ -41,6 +41,8 @@ export interface CardFacts {
   manifest?: DatasetManifest | undefined
   /** Paths relative to the card, with forward slashes. */
   previews: readonly string[]
+  /** Sentences on how the run went. */
+  notes?: readonly string[] | undefined
 }
 
 /** Writes a model card (README.md) for the Hub: recipe, dataset, previews, and how to use the files. */
@@ -87,6 +89,7 @@ export async function* writeModelCardIter(
     files,
     job,
     manifest,
+    notes: resolved.notes,
     previews: resolved.previews.map((path) => relative(folder, resolve(path)).split(sep).join('/')),
   })
   await writeFileAtomic(out, card)
@@ -116,6 +119,7 @@ export function formatModelCard(facts: CardFacts): string {
       : `## Trigger word\n\nWrite \`${trigger}\` in the prompt; the LoRA was trained on captions that hold it.`,
     useSection(files, facts.baseModel),
     job === undefined ? '' : recipeSection(job),
+    notesSection(facts.notes ?? []),
     manifest === undefined ? '' : datasetSection(manifest),
     filesSection(files),
     'Made with Kinora.',
@@ -186,6 +190,12 @@ function recipeSection(job: TrainJob): string {
     ...(kinora.goal === null ? [] : ([['Goal', kinora.goal]] satisfies [string, string][])),
   ]
   return `## Recipe\n\n${table(['Setting', 'Value'], rows)}`
+}
+
+function notesSection(notes: readonly string[]): string {
+  return notes.length === 0
+    ? ''
+    : `## How training went\n\n${notes.map((note) => `- ${note.trim()}`).join('\n')}`
 }
 
 function datasetSection({ clips, dropped }: DatasetManifest): string {

@@ -175,7 +175,24 @@ export const writeModelCardOptions = z.strictObject({
     .string()
     .default('Wan-AI/Wan2.2-I2V-A14B-Diffusers')
     .describe('Repository of the base model on the Hub.'),
+  notes: z
+    .array(z.string().min(1))
+    .default([])
+    .describe('Sentences on how the run went, such as those of kinora explain.'),
   license: z.string().optional().describe('License identifier of the LoRA; left out if not given.'),
   title: z.string().optional().describe('Title; the name of the job or of the file if not given.'),
 })
 export type WriteModelCardOptions = z.input<typeof writeModelCardOptions>
+
+export const pushToHubOptions = z.strictObject({
+  folder: z.string().min(1).describe('Folder whose files are uploaded, hidden ones left out.'),
+  repo: z.string().min(1).describe('Repository on the Hub, owner/name; made if it is not there.'),
+  private: z.boolean().default(false).describe('Make a new repository private.'),
+  branch: z.string().min(1).default('main').describe('Branch that receives the commit.'),
+  message: z
+    .string()
+    .min(1)
+    .default('Add LoRA for Wan 2.2 I2V A14B')
+    .describe('Title of the commit.'),
+})
+export type PushToHubOptions = z.input<typeof pushToHubOptions>
