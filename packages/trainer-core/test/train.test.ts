@@ -368,8 +368,16 @@ describe('train', () => {
     const events: StageEvent[] = []
     const sample = { sample_every: 1, samples: [{ prompt: 'x' }] }
     const requests: unknown[] = []
+    const written: unknown[] = []
     const context = {
       device,
+      metrics: {
+        write(entry: unknown) {
+          written.push(entry)
+          // What watches a run has no say in it.
+          throw new Error('no room')
+        },
+      },
       preview(request: { step: number; loras: object }) {
         requests.push([request.step, Object.keys(request.loras)])
         return request.step === 1 ? Promise.reject(new Error('no image')) : Promise.resolve()
@@ -382,5 +390,19 @@ describe('train', () => {
     expect(events.filter(({ type }) => type === 'warning')).toMatchObject([
       { code: 'TRAINER_PREVIEW_FAILED', message: 'no image' },
     ])
+    const fileName = join(run.folder, 'a', 'metrics.jsonl')
+    const entries = readMetrics(await readFile(fileName, 'utf8'), { fileName })
+    expect(written.map((entry) => JSON.parse(JSON.stringify(entry)))).toEqual(entries)
+    expect(entries.map(({ type, step }) => [type, step])).toEqual([
+      ['run', 0],
+      ['preview', 0],
+      ['step', 1],
+      ['preview', 1],
+      ['step', 2],
+      ['save', 2],
+      ['preview', 2],
+    ])
+    expect(entries[3]).toMatchObject({ failed: 'no image' })
+    expect(entries[2]).toMatchObject({ shape: [1, 16, 2, 4, 4] })
   })
 })

@@ -23,6 +23,10 @@ const stepMetricsSchema = z.looseObject({
   gradNorm: measured.describe("L2 norm over the expert's LoRA before clipping."),
   learningRate: measured,
   timesteps: z.array(z.number()).describe('0 to 1000, one an item.'),
+  shape: z
+    .array(z.int().positive())
+    .optional()
+    .describe('Of the noised latents: batch, channels, frames, rows, columns.'),
   lossScale: z.number(),
   seconds: z
     .looseObject({ total: seconds })

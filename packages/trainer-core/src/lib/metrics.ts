@@ -22,6 +22,8 @@ export interface StepMetrics {
   learningRate: number
   /** 0 to 1000, one an item. */
   timesteps: number[]
+  /** Of the noised latents of the first micro-batch: batch, channels, frames, rows, columns. */
+  shape: readonly number[]
   lossScale: number
   seconds: {
     /** Waiting for cached latents and noise. */

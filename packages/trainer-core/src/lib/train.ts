@@ -186,6 +186,7 @@ export async function* trainIter(
         signal?.throwIfAborted()
         const { message } = error as Error
         const fix = isCodedError(error) ? error.fix : 'Training goes on without this preview.'
+        await metrics.append({ type: 'preview', step, failed: message })
         yield { type: 'warning', code: 'TRAINER_PREVIEW_FAILED', message, fix }
       }
     }
@@ -271,8 +272,8 @@ export async function* trainIter(
         stepOptions(process, learningRate, dropoutMasks),
       ).catch(async (error: unknown) => {
         // Nothing of this step has been applied: what came before it is worth keeping.
-        if (isCodedError(error, 'TRAINER_NOT_FINITE')) {
-          await saveState()
+        if (isCodedError(error, 'TRAINER_NOT_FINITE')) await saveState()
+        if (isCodedError(error)) {
           await metrics.append({ type: 'error', step: step + 1, ...error.toJSON() })
         }
         throw error
@@ -301,6 +302,7 @@ export async function* trainIter(
           ...numbers,
           learningRate,
           timesteps: batches.flatMap((batch) => batch.timesteps),
+          shape: batches[0]!.shape,
           seconds: {
             load: (loaded - began) / 1000,
             data: (ready - loaded) / 1000,

@@ -32,7 +32,7 @@ const beganFactor = 1.25
 export function findSlowDown(steps: readonly StepEntry[]): SlowDown | undefined {
   const kinds = new Map<string, { step: number; seconds: number }[]>()
   for (const entry of steps) {
-    const key = `${entry.expert} ${JSON.stringify(entry['shape'] ?? null)}`
+    const key = `${entry.expert} ${entry.shape?.join('×') ?? ''}`
     const load = entry.seconds['load']
     const seconds = entry.seconds.total - (typeof load === 'number' ? load : 0)
     const kind = kinds.get(key) ?? []
