@@ -34,7 +34,7 @@ export interface PoolHost {
   watch(check: Promise<Error | undefined>): void
 }
 
-/** Bytes kept for reuse beyond which the longest unused buffers go back to the driver, unless as much is live. */
+/** Bytes kept for reuse beyond which all go back to the driver when a new size is needed, unless four times as much is live. */
 const POOLED_FLOOR = 256 * 2 ** 20
 
 /**
@@ -82,7 +82,7 @@ export class BufferPool {
     if (pooled) {
       this.#pooledBytes -= size
     } else {
-      if (this.#pooledBytes > Math.max(POOLED_FLOOR, this.#liveBytes / 2)) this.trim()
+      if (this.#pooledBytes > Math.max(POOLED_FLOOR, this.#liveBytes / 4)) this.trim()
       pooled = this.#create(size)
     }
     this.#live.add(pooled)

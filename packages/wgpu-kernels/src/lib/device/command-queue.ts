@@ -1,5 +1,5 @@
 import type { PooledBuffer } from './buffer-pool.ts'
-import { BufferUsage } from './gpu-constants.ts'
+import { BufferUsage, MapMode } from './gpu-constants.ts'
 
 /** One dispatch as the profiler reports it. */
 export interface KernelTime {
@@ -199,7 +199,7 @@ export class CommandQueue {
     const encoder = this.#device.createCommandEncoder()
     encoder.copyBufferToBuffer(this.#queryBuffer!, 0, staging, 0, size)
     this.#device.queue.submit([encoder.finish()])
-    await staging.mapAsync(1)
+    await staging.mapAsync(MapMode.READ)
     const ticks = new BigUint64Array(staging.getMappedRange().slice(0))
     staging.destroy()
     return timed.map((note, i) => ({
