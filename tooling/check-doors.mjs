@@ -124,8 +124,8 @@ function isDocumented(code, name) {
   const found = declaration.exec(code)
   if (!found) return true
   const [, kind, rest] = found
-  // An interface of options is documented field by field.
-  if (kind === 'interface' && name.endsWith('Options')) return true
+  // An interface of options or context is documented field by field.
+  if (kind === 'interface' && /(Options|Context)$/.test(name)) return true
   if (kind === 'type' && /z\.(input|output|infer)<|\(typeof|keyof typeof/.test(rest)) return true
   if (kind === 'const' && /Options\b|Schema\b|Errors\b/.test(name)) return true
   return /\*\/\s*$/.test(code.slice(0, found.index))
