@@ -45,6 +45,11 @@ export {
   type ActivationSizes,
 } from './lib/quantize/activation-sizes.ts'
 export { fetchRecoveryAdapter } from './lib/quantize/fetch-recovery-adapter.ts'
+export {
+  correctError,
+  type CorrectionOptions,
+  type LowRankCorrection,
+} from './lib/quantize/low-rank-error.ts'
 export { quantizeOptions, type QuantizeOptions } from './lib/quantize/options.ts'
 export {
   quantizeCheckpoint,
