@@ -98,7 +98,7 @@ function preview(
   return {
     type: 'preview',
     step,
-    trained: motionProfile(clips.map((pan) => motion(pan)))!,
+    trained: { ...motionProfile(clips.map((pan) => motion(pan)))! },
     files: pans.map((pan, index) => ({
       file: `samples/${index}.mp4`,
       motion: motion(pan),
