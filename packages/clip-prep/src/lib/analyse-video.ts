@@ -116,7 +116,7 @@ export async function analyseVideo(
         analysis.steps.push(roundedValues(measured, 5))
         analysis.borders.push(darkBorder(frame))
       }
-      scan.push(time, pyramid[2]?.data ?? pyramid.at(-1)!.data)
+      scan.push(time, pyramid[2] ?? pyramid.at(-1)!)
       step = { time, pyramid }
     }
     previous = { frame, signature }

@@ -14,7 +14,7 @@ const standingSpeed = 0.012
 const steadyShare = 0.3
 
 /** Growth that goes on as evenly as this is the camera's. */
-const steadyGrowth = 0.7
+const steadyGrowth = 0.5
 
 /** A second movement this strong beside the first makes the clip mixed. */
 const mixedShare = 0.6
@@ -25,8 +25,8 @@ const mixedShare = 0.6
  * turns flattened by 1 / sin² 60° = 1.33. Or, where the view hides that, when one similarity leaves more unexplained than the
  * errors of tracking a roll do (0.05 to 0.15): what stands up moves against what lies flat.
  */
-const flattened = 1.25
-const rollParallax = 0.18
+const flattened = 1.15
+const rollParallax = 0.15
 
 /**
  * Going around a scene at eye level shears the picture: the floor in front moves one way and what is far the other. So the
@@ -34,6 +34,8 @@ const rollParallax = 0.18
  * it too, but all one way; turning on the spot shears nothing.
  */
 const sheared = 2
+/** Flying forward past the sides of a valley shears too, but less than it grows. */
+const shearOverGrowth = 1.2
 const orbitCounterflow = 0.15
 const steadyShear = 0.6
 
@@ -136,6 +138,7 @@ export function classifyMotion(steps: readonly MotionStep[]): ClipMotion | null 
       net: speed(net.turnX) * typicalRadius,
       steadiness: steadiness(net.turnX, way.turnX),
       factor: Math.abs(net.turnX) / Math.max(Math.abs(net.turnY), 1e-6),
+      growth: speed(Math.max(Math.abs(net.zoom), Math.abs(net.expansion))) * typicalRadius,
     },
   })
   const round = (value: number, digits = 4) => Math.round(value * 10 ** digits) / 10 ** digits
@@ -161,7 +164,7 @@ function decide(
     meanCounterflow: number
     swaying: number
     flattening: number
-    shear: { net: number; steadiness: number; factor: number }
+    shear: { net: number; steadiness: number; factor: number; growth: number }
   },
 ): { camera: CameraMotion; confidence: number } {
   const { meanSubject, meanParallax, swaying } = found
@@ -173,7 +176,7 @@ function decide(
   if (severalMoves) return { camera: 'mixed', confidence: Math.min(1, swaying / 0.3) }
   const { shear } = found
   if (
-    shear.net >= Math.max(standingSpeed, 0.5 * (first?.net ?? 0)) &&
+    shear.net >= Math.max(standingSpeed, 0.5 * (first?.net ?? 0), shearOverGrowth * shear.growth) &&
     shear.factor >= sheared &&
     shear.steadiness >= steadyShear &&
     found.meanCounterflow >= orbitCounterflow

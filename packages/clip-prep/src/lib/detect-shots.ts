@@ -213,7 +213,7 @@ function rampEnd(
 }
 
 /** How sure the best window of a dissolve must be. */
-const leastDissolveScore = 0.3
+const leastDissolveScore = 0.24
 
 /** Joins the windows of the scan that overlap and keeps those that no cut explains. */
 function findDissolves(

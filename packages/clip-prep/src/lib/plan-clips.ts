@@ -193,8 +193,8 @@ function stepsWithin(
   steps: readonly MotionStep[],
   { start, end }: { start: number; end: number },
 ): MotionStep[] {
-  // A step across a cut measures the cut.
-  return steps.filter((step) => step.from >= start - 1e-3 && step.to <= end + 1e-3)
+  // The end of a shot is the first frame of the next: a step that reaches it measures the cut.
+  return steps.filter((step) => step.from >= start - 1e-3 && step.to < end - 1e-3)
 }
 
 /** The smallest range of whole frames around the given one, that does not leave it by more than rounding. */
