@@ -8,13 +8,16 @@ export type {
   ParkedTensor,
 } from './lib/device.ts'
 export { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from './lib/half-floats.ts'
+export { blockStateNumbers, stateBlockSize } from './lib/block-state.ts'
 export type {
   AdamWOptions,
+  AdamW8bitSlot,
   AdamWSlot,
   Adapter,
   AttentionOptions,
   AttentionResult,
   CheckpointOptions,
+  BlockState,
   Conv3dOptions,
   LayerNormOptions,
   LinearGradOptions,

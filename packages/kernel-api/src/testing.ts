@@ -6,6 +6,7 @@ export {
 export type { Bound, ComputeDType, ConformanceCase } from './lib/testing/conformance-case.ts'
 export {
   adamw,
+  adamw8bit,
   add,
   affine,
   attention,
@@ -13,6 +14,7 @@ export {
   concat,
   conv3d,
   dequantize,
+  dequantizeState,
   e4m3,
   embedding,
   gatedAdd,
@@ -28,6 +30,7 @@ export {
   mul,
   permute,
   quantizeFloat8,
+  quantizeState,
   quantizeUint4,
   refArray,
   rmsNorm,
@@ -39,6 +42,7 @@ export {
   type RefArray,
   type RefAdapter,
   type RefAttentionOptions,
+  type RefBlockState,
   type RefConvOptions,
   type RefPackedWeight,
 } from './lib/testing/reference.ts'

@@ -198,11 +198,17 @@ describe('train', () => {
     expect(losses[1]).toEqual(losses[0])
   })
 
-  it.each(['lion', 'prodigy', 'adafactor', 'schedule_free_adamw'])(
+  it.each(['lion', 'prodigy', 'adafactor', 'schedule_free_adamw', 'adamw8bit'])(
     'goes on with %s to the same bytes, ranks dropped and ranks of their own included',
     async (optimizer) => {
       const overrides = {
-        train: { steps: 4, optimizer, switch_boundary_every: 1 },
+        train: {
+          steps: 4,
+          optimizer,
+          // Codes for the larger matrices of this small model, f32 for the others.
+          optimizer_params: { min_8bit_size: 128 },
+          switch_boundary_every: 1,
+        },
         network: { dropout: 0.25 },
         kinora: { low_noise_rank: 2 },
         save: { save_every: 0 },

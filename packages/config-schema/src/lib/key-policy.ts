@@ -13,16 +13,10 @@ interface Inert {
   reason: string
 }
 
-/** Accepted, with the same training result, but not yet with the saving it asks for: a warning by name. */
-interface Substitute {
-  kind: 'substitute'
-  reason: string
-}
-
 export interface KeyRule {
   section: string
   key: string
-  rule: Refusal | Inert | Substitute
+  rule: Refusal | Inert
   /** Values that ask for nothing, so that the rule does not apply. `null` never asks for anything. */
   neutral: readonly unknown[]
   /** The only values that the rule is about; absent: every value but the neutral ones. */
@@ -288,10 +282,6 @@ export const keyRules: readonly KeyRule[] = [
   ...values('train', 'lr_scheduler', 'refused', {
     step: 'It is broken in AI Toolkit for want of a step size; use cosine or linear.',
     polynomial: 'Use cosine or linear.',
-  }),
-  ...values('train', 'optimizer', 'substitute', {
-    adamw8bit:
-      'Its states are kept in f32 for now: the same rule, with 3 more bytes a state (2 states a weight).',
   }),
   ...rows('train', 'later', [
     ['do_guidance_loss', 'The contrastive guidance loss is not there yet.', off],

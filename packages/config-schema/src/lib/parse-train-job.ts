@@ -13,7 +13,7 @@ import { trainJobSchema, type TrainJob } from './train-job-schema.ts'
 
 /** Something in a job file that has no effect, or another one than it says; the job still runs. */
 export interface ConfigWarning {
-  /** `CONFIG_NO_EFFECT`, `CONFIG_SUBSTITUTED` or `CONFIG_SNAPPED`. */
+  /** `CONFIG_NO_EFFECT` or `CONFIG_SNAPPED`. */
   code: string
   message: string
   file: string
@@ -282,10 +282,6 @@ function applyRules(job: Record<string, unknown>, tools: RuleTools): Set<string>
           }
           case 'inert': {
             tools.warn('NO_EFFECT', path, where, `${what} has no effect. ${reason}`)
-            break
-          }
-          case 'substitute': {
-            tools.warn('SUBSTITUTED', path, where, `${what}: ${reason}`)
             break
           }
           default: {

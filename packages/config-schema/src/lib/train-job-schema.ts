@@ -323,6 +323,11 @@ const trainSchema = z
         clip_threshold: z.number().positive().optional().describe('Adafactor.'),
         decay_rate: z.number().optional().describe('Adafactor.'),
         warmup_steps: countOrZero.optional().describe('Schedule-free AdamW.'),
+        min_8bit_size: countOrZero
+          .optional()
+          .describe(
+            'adamw8bit: matrices of fewer elements keep states of f32; default 4096, as in bitsandbytes.',
+          ),
       })
       .prefault({}),
     lr_scheduler: z

@@ -2,11 +2,14 @@ import {
   defaultGroupSize,
   isPackedWeight,
   numElements,
+  stateBlockSize,
+  type AdamW8bitSlot,
   type AdamWOptions,
   type AdamWSlot,
   type Adapter,
   type AttentionOptions,
   type AttentionResult,
+  type BlockState,
   type Conv3dOptions,
   type DType,
   type LayerNormOptions,
@@ -24,6 +27,7 @@ import {
 } from '@kinora/kernel-api'
 import { cpuKernelsErrors } from './errors.ts'
 import { adamw } from './kernels/adamw.ts'
+import { adamw8bit, type StateArrays } from './kernels/adamw8bit.ts'
 import { attention, attentionGrad, type AttentionSizes } from './kernels/attention.ts'
 import { conv3d } from './kernels/conv3d.ts'
 import { gemm, rowMajor, transposed } from './kernels/gemm.ts'
@@ -538,6 +542,24 @@ export class CpuOps implements Ops {
     }
   }
 
+  adamw8bit(slots: readonly AdamW8bitSlot[], options: AdamWOptions): void {
+    const op = 'adamw8bit'
+    check(options.step >= 1, op, () => `step is ${options.step}, but the first is 1`)
+    for (const { param, grad, m, v } of slots) {
+      checkF32(op, 'param', param)
+      checkF32(op, 'grad', grad)
+      checkShape(op, 'grad', grad, param.shape)
+      const n = numElements(param.shape)
+      adamw8bit(
+        this.#memory.floats(op, param),
+        this.#memory.floats(op, grad),
+        this.#state(op, 'm', m, n),
+        this.#state(op, 'v', v, n),
+        options,
+      )
+    }
+  }
+
   scope<T>(fn: () => T): T {
     return this.#memory.scope(fn)
   }
@@ -550,6 +572,15 @@ export class CpuOps implements Ops {
     check(isFloat(dtype), op, () => `a result cannot be ${dtype}`)
     const tensor = this.#memory.allocate(op, shape, dtype)
     return { tensor, data: this.#memory.floats(op, tensor) }
+  }
+
+  #state(op: string, name: string, { codes, scales }: BlockState, n: number): StateArrays {
+    checkShape(op, `${name} codes`, codes, [Math.ceil(n / 4)])
+    checkF32(op, `${name} scales`, scales)
+    checkShape(op, `${name} scales`, scales, [Math.ceil(n / stateBlockSize)])
+    const words = this.#memory.array(op, codes)
+    check(words instanceof Uint32Array, op, () => `${name} codes are ${describe(codes)}, not u32`)
+    return { codes: words, scales: this.#memory.floats(op, scales) }
   }
 
   #weight(op: string, weight: Weight, K: number): FloatArray {

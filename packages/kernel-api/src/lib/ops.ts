@@ -105,6 +105,27 @@ export interface AdamWSlot {
   v: Tensor
 }
 
+/**
+ * An optimiser's state of n elements in 8 bits: blocks of 256 consecutive elements share a scale, their largest magnitude, and an
+ * element is (number of its code) · scale. The numbers are `blockStateNumbers`. Zeros in both tensors are a state of zeros.
+ */
+export interface BlockState {
+  /** [⌈n/4⌉] u32, four codes a word, lowest byte first. */
+  readonly codes: Tensor
+  /** [⌈n/256⌉] f32. */
+  readonly scales: Tensor
+}
+
+/** One optimised parameter, f32, and its state in 8 bits. */
+export interface AdamW8bitSlot {
+  param: Tensor
+  grad: Tensor
+  /** In signed numbers. */
+  m: BlockState
+  /** In unsigned numbers. */
+  v: BlockState
+}
+
 export interface AdamWOptions {
   learningRate: number
   beta1: number
@@ -230,6 +251,12 @@ export interface Ops {
   adamw(slots: readonly AdamWSlot[], options: AdamWOptions): void
 
   /** Frees, at its end, all that was allocated in `fn` and is not in its result. */
+  /**
+   * The same with m and v kept in 8 bits between updates (Dettmers et al. 2021, block-wise): read, moved on in f32, used for the
+   * update as they are, and only then rounded to the nearest number of their block. Of two that are equally near, the smaller
+   * magnitude; a v above 0 never becomes 0, for then nothing would bound the next update.
+   */
+  adamw8bit(slots: readonly AdamW8bitSlot[], options: AdamWOptions): void
   scope<T>(fn: () => T): T
   /**
    * Runs a block that will be run again on the way back. `fn` must use only the ops it is given, and reach every tensor that

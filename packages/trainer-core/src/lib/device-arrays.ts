@@ -4,13 +4,14 @@ import { numElements, type Device, type Tensor } from '@kinora/kernel-api'
 const gatherBytes = 64 * 2 ** 20
 
 /**
- * Copies many f32 tensors to the host with few waits: they are gathered on the device first. The arrays are the caller's.
+ * Copies many tensors of one dtype, f32 or u32, to the host with few waits: they are gathered on the device first. The arrays are
+ * the caller's.
  */
-export async function readTensors(
+export async function readTensors<A extends Float32Array | Uint32Array = Float32Array>(
   device: Device,
   tensors: readonly Tensor[],
-): Promise<Float32Array[]> {
-  const out: Float32Array[] = []
+): Promise<A[]> {
+  const out: A[] = []
   for (let start = 0; start < tensors.length;) {
     let end = start
     let count = 0
@@ -26,12 +27,12 @@ export async function readTensors(
       const parts = group.map((tensor) => device.ops.reshape(tensor, [numElements(tensor.shape)]))
       return device.ops.concat(parts, 0)
     })
-    const values = (await device.read(flat)) as Float32Array
+    const values = (await device.read(flat)) as A
     device.release(flat)
     let at = 0
     for (const tensor of group) {
       const length = numElements(tensor.shape)
-      out.push(values.slice(at, at + length))
+      out.push(values.slice(at, at + length) as A)
       at += length
     }
     start = end

@@ -10,6 +10,7 @@ import { MetricsFile } from './metrics.ts'
 import { createMicroBatches, type MicroBatch } from './noise/prepare-micro-batch.ts'
 import { createRandomStreams, type Expert } from './noise/random-streams.ts'
 import { packageVersion } from './package-version.ts'
+import { optimizerIdentity } from './optim/optimizers.ts'
 import { bestOf, changedSettings, checkIdentity, findStart } from './resume/find-start.ts'
 import { pruneStepSaves, removeLeftovers, writeBestLora, writeLoras } from './resume/lora-saves.ts'
 import { writeTrainingState } from './resume/training-state.ts'
@@ -120,7 +121,9 @@ export async function* trainIter(
           step,
           ...identity,
           validation,
-          experts: eachLearner((learner) => describeTrainedExpert(learner, train.optimizer)),
+          experts: eachLearner((learner) =>
+            describeTrainedExpert(learner, optimizerIdentity(train)),
+          ),
         },
         eachLearner(stateTensors),
       )

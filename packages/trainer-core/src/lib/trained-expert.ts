@@ -14,7 +14,7 @@ import { LossScale } from './loss/loss-scale.ts'
 import type { Expert } from './noise/random-streams.ts'
 import { MovingAverage } from './optim/moving-average.ts'
 import type { Optimizer, StateArray } from './optim/optimizer.ts'
-import { createOptimizer } from './optim/optimizers.ts'
+import { createOptimizer, optimizerIdentity } from './optim/optimizers.ts'
 import type { Start } from './resume/find-start.ts'
 import { lengthOf, type ExpertState } from './resume/training-state.ts'
 
@@ -106,18 +106,18 @@ export async function createTrainedExpert(
   }
   mustEqual(`rank of the ${expert}-noise LoRA`, before.rank, options.rank)
   mustEqual(`scale of the ${expert}-noise LoRA`, before.scale, options.scale)
-  mustEqual('optimizer', before.optimizer, train.optimizer)
+  mustEqual('optimizer', before.optimizer, optimizerIdentity(train))
   mustEqual(
     `adapted layers of the ${expert}-noise expert`,
     before.parameters.map(([parameter]) => parameter).join(' '),
     names.join(' '),
   )
   const resumed = build(
-    await start.saved.read(
+    (await start.saved.read(
       expert,
       'params',
       before.parameters.map(([, length]) => length),
-    ),
+    )) as Float32Array[],
     new LossScale(compute, before.lossScale),
   )
   for (const [name, arrays] of stateTensors(resumed)) {

@@ -2,6 +2,7 @@ import { numElements, type Ops } from '@kinora/kernel-api'
 
 import { wgpuErrors } from './errors.ts'
 import { adamw } from './kernels/adamw/adamw.ts'
+import { adamw8bit } from './kernels/adamw8bit/adamw8bit.ts'
 import { addInto } from './kernels/add-into/add-into.ts'
 import { attention, attentionGrad } from './kernels/attention/attention.ts'
 import { applyBinary } from './kernels/binary/binary.ts'
@@ -73,6 +74,7 @@ export function createOps(run: Runner): Ops {
     sumSquares: (tensors) => run.scope(() => sumSquares(run, tensors)),
     addInto: (target, source, scale) => addInto(run, target, source, scale),
     adamw: (slots, options) => adamw(run, slots, options),
+    adamw8bit: (slots, options) => adamw8bit(run, slots, options),
     scope: (fn) => run.scope(fn),
     checkpoint: (fn, inputs) => run.scope(() => fn(ops, ...inputs)),
   }

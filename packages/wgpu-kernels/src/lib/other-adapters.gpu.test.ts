@@ -92,6 +92,7 @@ describe('on an adapter with small bindings and grids', async () => {
         'cast',
         'loss',
         'adamw',
+        'adamw8bit',
       ]) {
         expect(refused.get(op) ?? 0, op).toBe(0)
       }

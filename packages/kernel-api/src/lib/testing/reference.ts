@@ -3,6 +3,7 @@
 //
 // Axes as in ops.ts. Optional inputs are undefined when absent.
 
+import { blockStateNumbers, stateBlockSize } from '../block-state.ts'
 import { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from '../half-floats.ts'
 import type { AdamWOptions, LossKind } from '../ops.ts'
 import { numElements } from '../tensor.ts'
@@ -654,4 +655,65 @@ export function adamw(
       p - o.learningRate * o.weightDecay * p - (o.learningRate * mHat) / (Math.sqrt(vHat) + o.eps)
   }
   return next
+}
+
+/** A state of 8-bit numbers: codes, one an element, and a scale for each block of 256. */
+export interface RefBlockState {
+  codes: readonly number[]
+  scales: readonly number[]
+}
+
+/** What a state in 8 bits holds. */
+export function dequantizeState(
+  { codes, scales }: RefBlockState,
+  kind: 'signed' | 'unsigned',
+): number[] {
+  return codes.map(
+    (code, i) => blockStateNumbers[kind][code]! * scales[Math.floor(i / stateBlockSize)]!,
+  )
+}
+
+/** The nearest number of each element's block: of two, the smaller magnitude; unsigned, 0 for 0 alone. */
+export function quantizeState(
+  values: readonly number[],
+  kind: 'signed' | 'unsigned',
+): RefBlockState {
+  const numbers = blockStateNumbers[kind]
+  const scales = Array.from({ length: Math.ceil(values.length / stateBlockSize) }, (_, block) =>
+    Math.fround(
+      values
+        .slice(block * stateBlockSize, (block + 1) * stateBlockSize)
+        .reduce((most, value) => Math.max(most, Math.abs(value)), 0),
+    ),
+  )
+  const codes = values.map((value, i) => {
+    const scale = scales[Math.floor(i / stateBlockSize)]!
+    const x = scale === 0 ? 0 : value / scale
+    const nearest = numbers
+      .map((number, code) => ({ code, number, distance: Math.abs(number - x) }))
+      .filter(({ number }) => kind === 'signed' || value === 0 || number > 0)
+      .reduce((p, q) =>
+        q.distance < p.distance ||
+        (q.distance === p.distance && Math.abs(q.number) < Math.abs(p.number))
+          ? q
+          : p,
+      )
+    return nearest.code
+  })
+  return { codes, scales }
+}
+
+/** One AdamW update with states in 8 bits; returns the new param, m and v. */
+export function adamw8bit(
+  { param, grad, m, v }: { param: RefArray; grad: RefArray; m: RefBlockState; v: RefBlockState },
+  options: AdamWOptions,
+): { param: RefArray; m: RefBlockState; v: RefBlockState } {
+  const state = (from: RefBlockState, kind: 'signed' | 'unsigned'): RefArray =>
+    refArray(param.shape, Float64Array.from(dequantizeState(from, kind)))
+  const next = adamw({ param, grad, m: state(m, 'signed'), v: state(v, 'unsigned') }, options)
+  return {
+    param: next.param,
+    m: quantizeState([...next.m.data], 'signed'),
+    v: quantizeState([...next.v.data], 'unsigned'),
+  }
 }

@@ -378,6 +378,9 @@ export function describeOps(
     adamw: () => {
       throw trainerErrors.IN_PLACE('adamw')
     },
+    adamw8bit: () => {
+      throw trainerErrors.IN_PLACE('adamw8bit')
+    },
 
     ...structure,
   }

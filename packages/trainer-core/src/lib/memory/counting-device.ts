@@ -206,3 +206,4 @@ export function createCountingDevice(): Device {
     destroy: () => {},
   }
 }
+    adamw8bit: () => {},

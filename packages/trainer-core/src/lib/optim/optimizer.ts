@@ -22,9 +22,11 @@ export interface OptimizerSettings {
   decayRate: number
   /** Schedule-free AdamW: updates of a linear rise of the learning rate. */
   warmupSteps: number
+  /** AdamW in 8 bits: parameters of fewer elements keep states of f32. */
+  min8bitSize: number
 }
 
-/** Part of an optimiser's memory: on the device, or on the host where its arithmetic is. All f32. */
+/** Part of an optimiser's memory: on the device, f32 or u32, or on the host where its arithmetic is. */
 export type StateArray = Tensor | Float32Array
 
 /**

@@ -19,6 +19,7 @@ const settings: OptimizerSettings = {
   clipThreshold: 0.8,
   decayRate: -0.8,
   warmupSteps: 10,
+  min8bitSize: 1,
 }
 const learningRates = (step: number): number => 0.02 * (1 - step / 100)
 const gradScale = 0.7
@@ -142,7 +143,59 @@ const references: Record<
     }
   },
 }
-references['adamw8bit'] = references['adamw']!
+
+/** bitsandbytes' dynamic map, as its authors build it: ascending, 256 numbers. */
+function dynamicMap(signed: boolean): number[] {
+  const numbers = [0, 1]
+  for (let decade = 0; decade < 7; decade++) {
+    const parts = 2 ** (signed ? decade : decade + 1)
+    const edge = (i: number): number => 0.1 + (0.9 * i) / parts
+    for (let i = 0; i < parts; i++) {
+      const middle = (10 ** (decade - 6) * (edge(i) + edge(i + 1))) / 2
+      numbers.push(middle, ...(signed ? [-middle] : []))
+    }
+  }
+  return numbers.sort((a, b) => a - b)
+}
+
+/** Rounds to the nearest number of a block that is as long as the parameter. */
+function rounding(signed: boolean): (values: Float64Array) => Float64Array {
+  const map = dynamicMap(signed)
+  expect(map).toHaveLength(256)
+  return (values) => {
+    const scale = Math.max(...values.map(Math.abs))
+    return values.map((value) => {
+      const choices = signed || value === 0 ? map : map.slice(1)
+      return (
+        scale *
+        choices.reduce((a, b) =>
+          Math.abs(b - value / scale) < Math.abs(a - value / scale) ? b : a,
+        )
+      )
+    })
+  }
+}
+
+references['adamw8bit'] = () => {
+  const rule: Record<'m' | 'v', Float64Array> = {
+    m: new Float64Array(n),
+    v: new Float64Array(n),
+  }
+  const [roundM, roundV] = [rounding(true), rounding(false)]
+  return {
+    update(p, g, t, lr) {
+      for (let i = 0; i < n; i++) {
+        p[i]! -= lr * wd * p[i]!
+        rule.m[i] = beta1 * rule.m[i]! + (1 - beta1) * g[i]!
+        rule.v[i] = beta2 * rule.v[i]! + (1 - beta2) * g[i]! ** 2
+        const size = Math.sqrt(rule.v[i]! / (1 - beta2 ** t)) + eps
+        p[i]! -= (lr * (rule.m[i]! / (1 - beta1 ** t))) / size
+      }
+      rule.m = roundM(rule.m)
+      rule.v = roundV(rule.v)
+    },
+  }
+}
 
 let device: CpuDevice
 beforeAll(async () => {
@@ -153,10 +206,12 @@ afterAll(() => device.destroy())
 const rateOf = (name: string, step: number): number =>
   learningRates(step) * (name === 'prodigy' ? 50 : 1)
 
-async function copyState(arrays: readonly StateArray[]): Promise<Float32Array[]> {
+async function copyState(arrays: readonly StateArray[]): Promise<(Float32Array | Uint32Array)[]> {
   return Promise.all(
     arrays.map(async (array) =>
-      array instanceof Float32Array ? array.slice() : ((await device.read(array)) as Float32Array),
+      array instanceof Float32Array
+        ? array.slice()
+        : ((await device.read(array)) as Float32Array | Uint32Array),
     ),
   )
 }
@@ -185,7 +240,7 @@ describe.each(Object.keys(optimizersByName))('%s', (name) => {
         lr,
       )
       if (step === 23) {
-        const state = new Map<string, Float32Array[]>()
+        const state = new Map<string, (Float32Array | Uint32Array)[]>()
         for (const [key, arrays] of optimizer.state) state.set(key, await copyState(arrays))
         const numbers = { ...optimizer.numbers }
         optimizer.release()
@@ -235,4 +290,62 @@ it('a moving average is its definition over fifty updates', async () => {
   found.forEach((value, i) => expect(value).toBeCloseTo(expected[i]!, 5))
   average.release()
   device.release(param)
+})
+
+describe('adamw8bit', () => {
+  const shapes = [
+    [64, 96],
+    [4, 8],
+  ]
+
+  it('keeps large parameters in a quarter of the memory of f32 states, small ones exactly as adamw', async () => {
+    const before = device.memory().liveBytes
+    const params = shapes.map((shape) => device.zeros(shape, 'f32'))
+    const withParams = device.memory().liveBytes
+    const stateBytes = (name: 'adamw' | 'adamw8bit', min8bitSize: number): number => {
+      const optimizer = optimizersByName[name](device, params, { ...settings, min8bitSize })
+      const bytes = device.memory().liveBytes - withParams
+      optimizer.release()
+      return bytes
+    }
+    const [large, small] = shapes.map(([r, c]) => r! * c!) as [number, number]
+    expect(stateBytes('adamw', 4096)).toBe(8 * (large + small))
+    expect(stateBytes('adamw8bit', 4096)).toBe(2 * (large + 4 * (large / 256)) + 8 * small)
+    params.forEach((tensor) => device.release(tensor))
+    expect(device.memory().liveBytes).toBe(before)
+  })
+
+  it('ends as near the least loss as adamw does, with gradients over three decades', async () => {
+    const count = 6144
+    const curvature = normals(7, 1, count).map((value) => 10 ** (value / 2))
+    const goal = normals(8, 1, count)
+    const train = async (name: 'adamw' | 'adamw8bit'): Promise<number> => {
+      const param = device.zeros([count], 'f32')
+      const optimizer = optimizersByName[name](device, [param], {
+        ...settings,
+        weightDecay: 0,
+        eps: 1e-8,
+        min8bitSize: 4096,
+      })
+      let last = 0
+      for (let step = 0; step < 150; step++) {
+        const values = (await device.read(param)) as Float32Array
+        const grad = device.upload(
+          values.map((value, i) => curvature[i]! * (value - goal[i]!)),
+          [count],
+          'f32',
+        )
+        await optimizer.update([grad], { learningRate: 0.05 * (1 - step / 150), gradScale: 1 })
+        device.release(grad)
+        last = values.reduce((sum, value, i) => sum + (value - goal[i]!) ** 2, 0) / count
+      }
+      optimizer.release()
+      device.release(param)
+      return last
+    }
+    const [exact, rounded] = [await train('adamw'), await train('adamw8bit')]
+    // From 1 at the start.
+    expect(exact).toBeLessThan(1e-3)
+    expect(rounded).toBeLessThan(1e-3)
+  })
 })

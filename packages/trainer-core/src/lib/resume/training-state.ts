@@ -16,8 +16,8 @@ import type { StateArray } from '../optim/optimizer.ts'
 
 // All that a run must remember to go on as if it had never stopped. Random numbers need nothing: they are counted by the step.
 //
-//   state/training_state.safetensors   <expert>.<name> [n] f32: params, and each state of the optimiser (m, v, …), every tensor
-//                                      of the LoRA one after another in the order of `parameters`
+//   state/training_state.safetensors   <expert>.<name> [n] f32, codes of 8-bit states u32: params, and each state of the optimiser
+//                                      (m, v, …), every tensor of the LoRA one after another in the order of `parameters`
 //                                      metadata.kinora: JSON of `trainingStateSchema`
 
 const expertStateSchema = z.strictObject({
@@ -78,7 +78,7 @@ export async function writeTrainingState(
       const length = list.reduce((sum, array) => sum + lengthOf(array), 0)
       return {
         name: `${expert}.${name}`,
-        dtype: 'F32',
+        dtype: isWords(list) ? 'U32' : 'F32',
         shape: [length],
         data: () => partsOf(device, list),
       }
@@ -93,16 +93,20 @@ export async function writeTrainingState(
   }
 }
 
+/** Whether a list holds codes; all of a list have one dtype. */
+const isWords = ([first]: readonly StateArray[]): boolean =>
+  first !== undefined && !(first instanceof Float32Array) && first.dtype === 'u32'
+
 /** A few tensors at a time, so that the host never holds the whole. */
 async function* partsOf(
   device: Device,
   arrays: readonly StateArray[],
-): AsyncGenerator<Float32Array> {
+): AsyncGenerator<Float32Array | Uint32Array> {
   const perPart = 64
   for (let i = 0; i < arrays.length; i += perPart) {
     const part = arrays.slice(i, i + perPart)
     const tensors = part.filter((array): array is Tensor => !(array instanceof Float32Array))
-    const read = await readTensors(device, tensors)
+    const read = await readTensors<Float32Array | Uint32Array>(device, tensors)
     for (const array of part) yield array instanceof Float32Array ? array : read.shift()!
   }
 }
@@ -111,7 +115,11 @@ async function* partsOf(
 export interface SavedState {
   readonly state: TrainingState
   /** Reads `<expert>.<name>`, cut into arrays of these lengths. */
-  read(expert: 'high' | 'low', name: string, lengths: readonly number[]): Promise<Float32Array[]>
+  read(
+    expert: 'high' | 'low',
+    name: string,
+    lengths: readonly number[],
+  ): Promise<(Float32Array | Uint32Array)[]>
   close(): Promise<void>
 }
 
@@ -139,8 +147,12 @@ export async function openTrainingState(file: string): Promise<SavedState | unde
     return {
       state,
       async read(expert, name, lengths) {
-        const flat = await entry.readF32(`${expert}.${name}`)
-        const parts: Float32Array[] = []
+        const key = `${expert}.${name}`
+        const flat =
+          entry.tensors.get(key)?.dtype === 'U32'
+            ? new Uint32Array((await entry.read(key)).slice().buffer)
+            : await entry.readF32(key)
+        const parts: (Float32Array | Uint32Array)[] = []
         let at = 0
         for (const length of lengths) {
           parts.push(flat.slice(at, at + length))

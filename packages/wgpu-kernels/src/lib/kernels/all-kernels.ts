@@ -1,6 +1,7 @@
 import { assembleKernel, type Kernel } from '../program/define-kernel.ts'
 import { programName } from '../program/program-cache.ts'
 import { adamwKernel } from './adamw/adamw.ts'
+import { adamw8bitKernel } from './adamw8bit/adamw8bit.ts'
 import { addIntoKernel } from './add-into/add-into.ts'
 import { flashKernel } from './attention/flash/flash.ts'
 import { binary } from './binary/binary.ts'
@@ -45,6 +46,7 @@ export function allKernels(): readonly KernelSources[] {
     sources(adamwKernel),
     sources(addIntoKernel),
     sources(binary),
+    sources(adamw8bitKernel),
     sources(cast),
     sources(conv3dKernel),
     sources(dequantizeKernel),

@@ -1,17 +1,28 @@
 import type { AdamWOptions, LossKind } from '../../ops.ts'
 import {
+  compare,
   Inputs,
   rowName,
   runAndCompare,
+  upload,
   type Bound,
   type ConformanceCase,
 } from '../conformance-case.ts'
 import * as reference from '../reference.ts'
-import { refArray, type RefArray } from '../reference.ts'
+import { refArray, type RefArray, type RefBlockState } from '../reference.ts'
+import type { Device } from '../../device.ts'
+import type { BlockState } from '../../ops.ts'
+import { stateBlockSize } from '../../block-state.ts'
 
 /** Losses, norms and updates: f32 throughout, whatever the networks compute in. */
 export function trainingCases(): ConformanceCase[] {
-  return [...lossCases(), ...sumSquaresCases(), ...addIntoCases(), ...adamwCases()]
+  return [
+    ...lossCases(),
+    ...sumSquaresCases(),
+    ...addIntoCases(),
+    ...adamwCases(),
+    ...adamw8bitCases(),
+  ]
 }
 
 const sumBound: Bound = {
@@ -195,4 +206,118 @@ function adamwCases(): ConformanceCase[] {
       },
     }
   })
+}
+
+const codeBound: Bound = {
+  max: 2e-3,
+  why: 'A number within f32 rounding of a tie may take the code beside it, a hundredth of the largest at most.',
+}
+const quantizedStepBound: Bound = {
+  max: 1e-5,
+  why: 'Those of adamw, and where a code fell to the other side, a hundredth of one update.',
+}
+
+function adamw8bitCases(): ConformanceCase[] {
+  const usual = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-6, weightDecay: 1e-2 }
+  const rows: { shapes: number[][]; numbers: string; gradScale: number }[] = [
+    { shapes: [[1], [3]], numbers: 'normal', gradScale: 1 },
+    { shapes: [[256], [257], [255]], numbers: 'normal', gradScale: 0.37 },
+    {
+      shapes: [
+        [16, 320],
+        [321, 7],
+      ],
+      numbers: 'normal',
+      gradScale: 1 / 65536,
+    },
+    { shapes: [[33, 129]], numbers: 'over ten decades', gradScale: 1 },
+    { shapes: [[1024], [5, 100]], numbers: 'mostly zeros', gradScale: 1 },
+  ]
+  return rows.map(({ shapes, numbers, gradScale }): ConformanceCase => {
+    const name = rowName({ shapes, numbers, gradScale, steps: 4 })
+    return {
+      op: 'adamw8bit',
+      name,
+      bound: quantizedStepBound,
+      async run(device) {
+        const inputs = new Inputs(`adamw8bit ${name}`)
+        const gradient = (shape: readonly number[]): RefArray => {
+          const grad = inputs.normal(shape, 'f32', 1 / gradScale)
+          if (numbers === 'normal') return grad
+          const sizes = inputs.normal(shape)
+          return refArray(
+            shape,
+            Float32Array.from(grad.data, (value, i) =>
+              numbers === 'mostly zeros'
+                ? sizes.data[i]! > 1
+                  ? value
+                  : 0
+                : value * 10 ** (2.5 * sizes.data[i]!),
+            ),
+          )
+        }
+        const options = (step: number): AdamWOptions => ({ ...usual, gradScale, step })
+        for (const shape of shapes) {
+          const param = inputs.normal(shape)
+          const grads = [1, 2, 3, 4].map(() => gradient(shape))
+          const n = param.data.length
+          const empty: RefBlockState = {
+            codes: Array<number>(n).fill(0),
+            scales: Array<number>(Math.ceil(n / stateBlockSize)).fill(0),
+          }
+          let want = { param, m: empty, v: empty }
+          grads.forEach((grad, i) => {
+            want = reference.adamw8bit({ ...want, grad }, options(i + 1))
+          })
+
+          const tensors = {
+            param: upload(device, param),
+            m: zeroState(device, n),
+            v: zeroState(device, n),
+          }
+          device.scope(() => {
+            grads.forEach((grad, i) =>
+              device.ops.adamw8bit([{ ...tensors, grad: upload(device, grad) }], options(i + 1)),
+            )
+          })
+          try {
+            compare('param', await device.read(tensors.param), want.param, quantizedStepBound)
+            for (const [key, kind] of [
+              ['m', 'signed'],
+              ['v', 'unsigned'],
+            ] as const) {
+              const got = await readState(device, tensors[key], n)
+              const values = (state: RefBlockState): RefArray =>
+                refArray([n], reference.dequantizeState(state, kind))
+              compare(key, values(got).data, values(want[key]), codeBound)
+            }
+          } finally {
+            const { m, v } = tensors
+            for (const tensor of [tensors.param, m.codes, m.scales, v.codes, v.scales]) {
+              device.release(tensor)
+            }
+          }
+        }
+      },
+    }
+  })
+}
+
+function zeroState(device: Device, n: number): BlockState {
+  return {
+    codes: device.zeros([Math.ceil(n / 4)], 'u32'),
+    scales: device.zeros([Math.ceil(n / stateBlockSize)], 'f32'),
+  }
+}
+
+async function readState(
+  device: Device,
+  { codes, scales }: BlockState,
+  n: number,
+): Promise<RefBlockState> {
+  const words = await device.read(codes)
+  return {
+    codes: Array.from({ length: n }, (_, i) => (words[i >> 2]! >>> (8 * (i & 3))) & 0xff),
+    scales: Array.from(await device.read(scales)),
+  }
 }
