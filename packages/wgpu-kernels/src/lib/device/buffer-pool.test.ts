@@ -1,6 +1,6 @@
-import { expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 
-import { sizeClass } from './buffer-pool.ts'
+import { BufferPool, sizeClass, type PooledBuffer } from './buffer-pool.ts'
 
 it('size classes are multiples of 256 that hold what is asked for', () => {
   for (const bytes of [1, 255, 256, 257, 1000, 4097, 2 ** 20 + 1, 3 * 2 ** 30 + 5]) {
@@ -26,4 +26,69 @@ it('grow with the size', () => {
     expect(sizeClass(bytes)).toBeGreaterThanOrEqual(last)
     last = sizeClass(bytes)
   }
+})
+
+describe('the pool', () => {
+  const MIB = 2 ** 20
+
+  function fakePool() {
+    let allocated = 0
+    const counts = { created: 0, destroyed: 0, most: 0 }
+    const device = {
+      pushErrorScope: () => undefined,
+      popErrorScope: () => Promise.resolve(null),
+      createBuffer: ({ size }: GPUBufferDescriptor) => {
+        counts.created++
+        allocated += size
+        counts.most = Math.max(counts.most, allocated)
+        return {
+          destroy: () => {
+            counts.destroyed++
+            allocated -= size
+          },
+        }
+      },
+    } as unknown as GPUDevice
+    const pool = new BufferPool({
+      device,
+      maxBufferSize: 2 ** 40,
+      flush: () => undefined,
+      watch: () => undefined,
+    })
+    return { pool, counts }
+  }
+
+  /** A block as a training step queues it: two buffers stay, the others go. */
+  function block(pool: BufferPool, kept: PooledBuffer[], scale = 1): void {
+    const passing = [640, 320, 320, 1280, 640].map((size) => pool.acquire(size * scale * MIB))
+    kept.push(pool.acquire(110 * scale * MIB), pool.acquire(110 * scale * MIB))
+    for (const each of passing) pool.release(each)
+  }
+
+  it('destroys nothing that the next block needs, though each block keeps more', () => {
+    const { pool, counts } = fakePool()
+    const kept: PooledBuffer[] = []
+    for (let i = 0; i < 40; i++) block(pool, kept)
+    expect(counts).toMatchObject({ created: 5 + 80, destroyed: 0 })
+  })
+
+  it('lets what has been idle longest go when other sizes are asked for', () => {
+    const { pool, counts } = fakePool()
+    for (const scale of [1, 1.5, 0.7, 1]) {
+      const kept: PooledBuffer[] = []
+      for (let i = 0; i < 40; i++) block(pool, kept, scale)
+      for (const each of kept) pool.release(each)
+    }
+    expect(counts.destroyed).toBeGreaterThan(0)
+    expect(counts.most).toBeLessThanOrEqual(pool.peakBytes * (1 + 1 / 24))
+    expect(pool.liveBytes).toBe(0)
+  })
+
+  it('gives all idle buffers back when trimmed', () => {
+    const { pool, counts } = fakePool()
+    block(pool, [])
+    pool.trim()
+    expect(pool.pooledBytes).toBe(0)
+    expect(counts.destroyed).toBe(5)
+  })
 })

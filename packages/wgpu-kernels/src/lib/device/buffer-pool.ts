@@ -34,8 +34,13 @@ export interface PoolHost {
   watch(check: Promise<Error | undefined>): void
 }
 
-/** Bytes kept for reuse beyond which all go back to the driver when a new size is needed, unless four times as much is live. */
-const POOLED_FLOOR = 256 * 2 ** 20
+/**
+ * How far live and idle buffers together may exceed what was live at most, before a new buffer makes idle ones go: so much, or
+ * this share. A step asks for more each block, for what it keeps; idle buffers that the next block needs should outlive that,
+ * because a destroyed buffer is only given back once the device has come so far, and the host is seconds ahead of it.
+ */
+const SLACK_BYTES = 256 * 2 ** 20
+const SLACK_SHARE = 1 / 24
 
 /**
  * Storage buffers by size class, the oldest first. Buffers go back explicitly, never by garbage collection, which knows
@@ -47,11 +52,15 @@ const POOLED_FLOOR = 256 * 2 ** 20
 export class BufferPool {
   readonly #host: PoolHost
   readonly #free = new Map<number, PooledBuffer[]>()
+  /** The same buffers, the one that has been idle longest first. */
+  readonly #idle = new Set<PooledBuffer>()
   /** Buffers handed out. */
   readonly #live = new Set<PooledBuffer>()
   #nextId = 1
   #liveBytes = 0
   #peakBytes = 0
+  /** Like the peak, but since the last `trim`. */
+  #mostLive = 0
   #pooledBytes = 0
 
   constructor(host: PoolHost) {
@@ -81,13 +90,15 @@ export class BufferPool {
     let pooled = this.#free.get(size)?.pop()
     if (pooled) {
       this.#pooledBytes -= size
+      this.#idle.delete(pooled)
     } else {
-      if (this.#pooledBytes > Math.max(POOLED_FLOOR, this.#liveBytes / 4)) this.trim()
+      this.#makeRoom(size)
       pooled = this.#create(size)
     }
     this.#live.add(pooled)
     this.#liveBytes += size
     this.#peakBytes = Math.max(this.#peakBytes, this.#liveBytes)
+    this.#mostLive = Math.max(this.#mostLive, this.#liveBytes)
     return pooled
   }
 
@@ -95,6 +106,7 @@ export class BufferPool {
     if (!this.#live.delete(pooled)) return
     this.#liveBytes -= pooled.sizeBytes
     this.#pooledBytes += pooled.sizeBytes
+    this.#idle.add(pooled)
     const list = this.#free.get(pooled.sizeBytes)
     if (!list) this.#free.set(pooled.sizeBytes, [pooled])
     else {
@@ -107,20 +119,41 @@ export class BufferPool {
 
   /** Gives everything unused back to the driver. */
   trim(): void {
+    this.#mostLive = this.#liveBytes
     if (this.#pooledBytes === 0) return
     this.#host.flush()
-    for (const list of this.#free.values()) for (const { buffer } of list) buffer.destroy()
+    for (const { buffer } of this.#idle) buffer.destroy()
     this.#free.clear()
+    this.#idle.clear()
     this.#pooledBytes = 0
   }
 
   destroy(): void {
-    for (const list of this.#free.values()) for (const { buffer } of list) buffer.destroy()
+    for (const { buffer } of this.#idle) buffer.destroy()
     for (const { buffer } of this.#live) buffer.destroy()
     this.#free.clear()
+    this.#idle.clear()
     this.#live.clear()
     this.#liveBytes = 0
     this.#pooledBytes = 0
+  }
+
+  /** Destroys the buffers that have been idle longest, until one more of `size` stays within what is allowed. */
+  #makeRoom(size: number): void {
+    const most = Math.max(this.#mostLive, this.#liveBytes + size)
+    const allowed = most + Math.max(SLACK_BYTES, most * SLACK_SHARE)
+    let excess = this.#liveBytes + this.#pooledBytes + size - allowed
+    if (excess <= 0) return
+    this.#host.flush()
+    for (const pooled of this.#idle) {
+      if (excess <= 0) break
+      this.#idle.delete(pooled)
+      const list = this.#free.get(pooled.sizeBytes)!
+      list.splice(list.indexOf(pooled), 1)
+      pooled.buffer.destroy()
+      this.#pooledBytes -= pooled.sizeBytes
+      excess -= pooled.sizeBytes
+    }
   }
 
   #create(size: number): PooledBuffer {
