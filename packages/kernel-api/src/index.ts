@@ -6,6 +6,7 @@ export type {
   OpenDevice,
   OpenDeviceOptions,
   ParkedTensor,
+  ParkOptions,
 } from './lib/device.ts'
 export { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from './lib/half-floats.ts'
 export { blockStateNumbers, stateBlockSize } from './lib/block-state.ts'

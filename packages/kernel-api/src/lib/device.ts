@@ -39,6 +39,11 @@ export interface ParkedTensor {
   readonly handle: unknown
 }
 
+export interface ParkOptions {
+  /** The copy is short-lived and others of its size will follow: `discard` may keep its host memory for them. */
+  transient?: boolean | undefined
+}
+
 /**
  * A place where ops run. Work is queued in order; only `read` and `sync` wait. Lifetimes are explicit: a tensor belongs to
  * the innermost open scope and is freed when it ends, unless it is in the scope's result or was retained. No finaliser is
@@ -69,8 +74,11 @@ export interface Device {
   /** As `ops.scope`. */
   scope<T>(fn: () => T): T
 
-  /** Copies a tensor to host memory. The tensor stays what it was and must live until the promise settles. */
-  park(tensor: Tensor): Promise<ParkedTensor>
+  /**
+   * Copies a tensor to host memory. The tensor stays what it was. The copy is queued when the call returns, so the tensor may be
+   * released then, and work queued later may change it.
+   */
+  park(tensor: Tensor, options?: ParkOptions): Promise<ParkedTensor>
   /**
    * Queues the copy back, over the content of a tensor of the same shape and dtype. Work queued before it sees the old content;
    * the host does not wait, and where the adapter can copy while it computes, it does.

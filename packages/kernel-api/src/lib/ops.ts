@@ -148,6 +148,8 @@ export interface CheckpointOptions {
    * the block is run again on. As it is unless given.
    */
   firstInputAs?: 'f16' | undefined
+  /** Keeps the first input and the results named by `keep` in host memory until the way back. */
+  inHostMemory?: boolean | undefined
 }
 
 /**

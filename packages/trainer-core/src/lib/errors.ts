@@ -90,6 +90,10 @@ export const trainerErrors = defineErrors('TRAINER', {
     fix: 'Lower the learning rate or max_grad_norm and resume from the last save; if it happens at the first step, check the clips and the checkpoint.',
   },
 
+  NOT_SETTLED: {
+    message: () => 'A tape went back while kept tensors were still on their way to host memory.',
+    fix: 'Await tape.settle() between the forward and the backward pass.',
+  },
   NO_F16: {
     message: (adapter: string) => `${adapter} cannot compute in f16, which the job asks for.`,
     fix: 'Set kinora.compute to auto or f32.',

@@ -2,6 +2,7 @@ import type { Adapter, Device, LossKind, Ops, Tensor } from '@kinora/kernel-api'
 import { buildCondition, type WanTransformer } from '@kinora/wan'
 import { createTape } from './autograd/tape.ts'
 import { trainerErrors } from './errors.ts'
+import { leanPlan, runOptions, type RecomputePlan } from './memory/recompute-plan.ts'
 import type { MicroBatch } from './noise/prepare-micro-batch.ts'
 import { adaptersOf } from './lora-adapters.ts'
 import type { TrainedExpert } from './trained-expert.ts'
@@ -18,6 +19,8 @@ export interface StepOptions {
   accumulation: 'mean' | 'sum'
   /** Recompute each block on the way back. */
   checkpoint: boolean
+  /** What of each block is kept even so, by the shape [B, 16, F, Y, X] of a micro-batch; the leanest unless given. */
+  recompute?: ((shape: MicroBatch['shape']) => RecomputePlan) | undefined
   /** Weight of the preservation loss, where micro-batches carry its prompts. */
   preservationMultiplier: number
   /** Push the prediction away from the base model's: subtracts its mean squared distance from the loss. */
@@ -63,7 +66,7 @@ export async function trainStep(
   for (;;) {
     const started = performance.now()
     const lossScale = expert.lossScale.scale
-    const pass = queueGradients(device, transformer, expert, microBatches, lossScale, options)
+    const pass = await queueGradients(device, transformer, expert, microBatches, lossScale, options)
     const queued = performance.now()
     const { losses, squares } = await pass.read()
     seconds.queue += (queued - started) / 1000
@@ -183,21 +186,23 @@ function dropRanks(
   )
 }
 
-/** Queues the forward and backward passes of a step. The caller releases. */
-function queueGradients(
+/**
+ * Queues the forward and backward passes of a step, waiting only for what goes to host memory between them. The caller releases.
+ */
+async function queueGradients(
   device: Device,
   transformer: WanTransformer,
   { lora }: TrainedExpert,
   microBatches: readonly MicroBatch[],
   lossScale: number,
   options: StepOptions,
-): {
+): Promise<{
   /** Sums over the micro-batches, times the loss scale, in the order of the parameters. */
   grads: readonly Tensor[]
   read(): Promise<{ losses: MicroBatchLosses[]; squares: number }>
   firstBadGradient(): Promise<string>
   release(): void
-} {
+}> {
   const { ops } = device
   const { params } = lora
   const owned: Tensor[] = []
@@ -208,19 +213,19 @@ function queueGradients(
   const sums: (Tensor | undefined)[] = params.map(() => undefined)
 
   /** Forward, losses of its result, backward; gradients go into the sums. Returns each loss, of each item. */
-  function gradients(
+  async function gradients(
     forward: (ops: Ops) => Tensor,
     terms: readonly { target: Tensor; kind: LossKind; itemScale: readonly number[] }[],
-  ): Tensor[] {
+  ): Promise<Tensor[]> {
     const tape = createTape(device, { watch: params, checkpoint: options.checkpoint })
+    let lossTensors: Tensor[] = []
     try {
-      const roots = device.scope(() => {
+      lossTensors = device.scope(() => {
         const prediction = forward(tape.ops)
-        return terms.map(({ target, kind, itemScale }) => ({
-          tensor: tape.ops.loss(prediction, target, { kind }),
-          grad: itemScale,
-        }))
+        return terms.map(({ target, kind }) => tape.ops.loss(prediction, target, { kind }))
       })
+      await tape.settle()
+      const roots = terms.map(({ itemScale }, i) => ({ tensor: lossTensors[i]!, grad: itemScale }))
       const grads = tape.backward(roots, params)
       params.forEach((param, i) => {
         const grad = grads.get(param)
@@ -229,9 +234,10 @@ function queueGradients(
         if (sum) ops.addInto(sum, grad)
         else sums[i] = keep(grad)
       })
-      return roots.map(({ tensor }) => keep(tensor))
+      return lossTensors.map(keep)
     } finally {
       tape.dispose()
+      for (const tensor of lossTensors) device.release(tensor)
     }
   }
 
@@ -239,13 +245,22 @@ function queueGradients(
   let summary: Tensor
   try {
     for (const [index, batch] of microBatches.entries()) {
-      device.scope(() => {
+      // Waiting ends every scope, so what a micro-batch needs is held by hand.
+      const held: Tensor[] = []
+      const hold = (make: () => Tensor): Tensor => {
+        const tensor = device.scope(make)
+        held.push(tensor)
+        return tensor
+      }
+      try {
         const numItems = batch.shape[0]
         const share =
           lossScale / numItems / (options.accumulation === 'mean' ? microBatches.length : 1)
         const { dataset } = batch.samples[0]!
-        const { input, target } = uploadBatch(device, batch)
+        const { input, target } = device.scope(() => uploadBatch(device, batch))
+        held.push(input.latents, input.text, target)
         const adapters = adaptersOf(lora, params, dataset.network_weight)
+        const plan = options.recompute?.(batch.shape) ?? leanPlan(transformer.compute)
         const forward = (text: Tensor) => (tape: Ops) => {
           const dropped = options.dropoutMasks
             ? dropRanks(device, tape, adapters, (module) => options.dropoutMasks!(index, module))
@@ -253,13 +268,13 @@ function queueGradients(
           return transformer.forward(
             tape,
             { ...input, text },
-            { adapters: dropped, keep: ['attn1'] },
+            { adapters: dropped, ...runOptions(plan) },
           )
         }
 
         const needsBase = dataset.prior_reg || options.priorDivergence
-        const base = needsBase ? transformer.forward(ops, input) : undefined
-        const [main, divergence] = gradients(forward(input.text), [
+        const base = needsBase ? hold(() => transformer.forward(ops, input)) : undefined
+        const [main, divergence] = await gradients(forward(input.text), [
           {
             target: dataset.prior_reg ? base! : target,
             kind: options.lossKind,
@@ -278,18 +293,20 @@ function queueGradients(
         let preservation: Tensor[] = []
         if (batch.preservationText_BLD) {
           // What the base model says to the other prompt is what the LoRA should go on saying to it.
-          const text = device.upload(batch.preservationText_BLD, batch.textShape, 'f32')
+          const { preservationText_BLD, textShape } = batch
+          const text = hold(() => device.upload(preservationText_BLD, textShape, 'f32'))
           const itemScale = Array<number>(numItems).fill(options.preservationMultiplier * share)
-          preservation = gradients(forward(text), [
-            { target: transformer.forward(ops, { ...input, text }), kind: 'mse', itemScale },
-          ])
+          const target = hold(() => transformer.forward(ops, { ...input, text }))
+          preservation = await gradients(forward(text), [{ target, kind: 'mse', itemScale }])
         }
         losses.push({
           main: main!,
           ...(divergence ? { divergence } : {}),
           ...(preservation[0] ? { preservation: preservation[0] } : {}),
         })
-      })
+      } finally {
+        for (const tensor of held) device.release(tensor)
+      }
     }
     device.scope(() => {
       // A parameter that nothing reached has no gradient: zero.

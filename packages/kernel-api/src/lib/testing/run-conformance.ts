@@ -340,6 +340,32 @@ function declareLifetimes({ device, it }: ConformanceOptions): void {
     }
   })
 
+  it('a tensor may be released and overwritten as soon as parking it was asked for, transient or not', async () => {
+    const before = device.memory()
+    for (const transient of [true, false, true, true]) {
+      const parking = [3, 5, 8].map((value) => {
+        const tensor = device.upload(new Float32Array(500).fill(value), [500], 'f32')
+        const parked = device.park(tensor, { transient })
+        device.write(tensor, new Float32Array(500).fill(-1))
+        device.release(tensor)
+        return parked
+      })
+      expectLive(before.liveBytes, 'after the tensors were released')
+      const copies = await Promise.all(parking)
+      const target = device.zeros([500], 'f32')
+      for (const [i, value] of [3, 5, 8].entries()) {
+        device.unpark(copies[i]!, target)
+        device.discard(copies[i]!)
+        const got = ops.affine(target, { scale: 1 })
+        expectSame(await readAndRelease(device, got), new Float32Array(500).fill(value))
+      }
+      device.release(target)
+    }
+    if (device.memory().parkedBytes !== before.parkedBytes) {
+      throw new Error('Discarded copies are counted as parked.')
+    }
+  })
+
   it('memory tells the peak since it was reset', async () => {
     const before = live()
     device.resetPeak()

@@ -1,4 +1,4 @@
-import type { CheckpointOptions, Device, Ops, Tensor } from '@kinora/kernel-api'
+import type { CheckpointOptions, Device, Ops, ParkedTensor, Tensor } from '@kinora/kernel-api'
 import { trainerErrors } from '../errors.ts'
 import { describeOps, type Call, type OutputGrad } from './rules.ts'
 
@@ -11,8 +11,9 @@ import { describeOps, type Call, type OutputGrad } from './rules.ts'
 // - A gradient has one owner. Ops such as `add` and `reshape` hand on the storage of their output's gradient; sums go into
 //   existing storage only where nobody else looks at it.
 // - A checkpointed block is run without remembering. On the way back it is run again, with remembering, but for two things:
-//   kept attention results are taken from where they were put, and ops whose result no gradient reads (the last linear of a
-//   block) are not run at all.
+//   kept results are taken from where they were put, and ops whose result no gradient reads (the last linear of a block) are
+//   not run at all.
+// - What a block keeps may wait in host memory. It comes back one block ahead, so that copies and work overlap.
 
 /** Where a walk back begins. `grad` has the tensor's shape and f32, or for a result of `ops.loss` a factor a batch item. */
 export interface Root {
@@ -32,6 +33,10 @@ export interface TapeOptions {
 export interface Tape {
   /** Runs ops on the device and remembers them. */
   readonly ops: Ops
+  /**
+   * Waits until all that blocks put into host memory is there. To be called between the passes where a checkpoint does so.
+   */
+  settle(): Promise<void>
   /**
    * Gradients of Σ root · grad with respect to the `wanted` tensors, each in the dtype of its tensor (adapters: f32). A
    * wanted tensor that the roots do not depend on is missing from the result. The tape owns the gradients: they live until
@@ -55,6 +60,15 @@ interface Slot {
   owned: boolean
   /** True where nothing else reads the storage, so that a sum may go into it. */
   exclusive: boolean
+}
+
+/** Tensors of one block that wait in host memory. */
+interface Away {
+  readonly parking: readonly Promise<ParkedTensor>[]
+  /** There is something in host memory that must be discarded. */
+  parked: readonly ParkedTensor[] | undefined
+  /** On the device again, where they are on their way back. */
+  back: readonly Tensor[] | undefined
 }
 
 /** What the first run of a checkpointed block leaves for the second, one entry an op. */
@@ -89,6 +103,8 @@ class RecordingTape implements Tape {
   #nodes: Node[] = []
   #isBack = false
   readonly #slots = new Map<Tensor, Slot>()
+  /** In the order of the blocks. */
+  #away: Away[] = []
 
   constructor(device: Device, options: TapeOptions, replay?: Replay) {
     this.#device = device
@@ -122,10 +138,8 @@ class RecordingTape implements Tape {
   /** False where no watched tensor reaches the op, so that nothing was remembered. */
   #remember(call: Call, outputs: readonly Tensor[]): boolean {
     if (this.#isBack) throw trainerErrors.ALREADY_BACK()
-    if (this.#reached) {
-      if (!reads(call).some((tensor) => this.#reached!.has(tensor))) return false
-      for (const output of outputs) this.#reached.add(output)
-    }
+    if (!this.#isReached(reads(call))) return false
+    for (const output of outputs) this.#reached?.add(output)
     const saved = call.saves(outputs)
     for (const tensor of saved) this.#device.retain(tensor)
     this.#nodes.push({ call, outputs, saved })
@@ -135,7 +149,7 @@ class RecordingTape implements Tape {
   #checkpoint(
     fn: (ops: Ops, ...inputs: Tensor[]) => Tensor,
     inputs: readonly Tensor[],
-    { keep = [], firstInputAs }: CheckpointOptions,
+    { keep = [], firstInputAs, inHostMemory = false }: CheckpointOptions,
   ): Tensor {
     const device = this.#device
     const steps: Step[] = []
@@ -170,26 +184,37 @@ class RecordingTape implements Tape {
       firstInputAs && firstInput?.dtype === 'f32'
         ? device.scope(() => device.retain(device.ops.cast(firstInput, firstInputAs)))
         : undefined
-    const saved = [...outside.filter((tensor) => !rounded || tensor !== firstInput), ...kept]
+    const isOnTape = made.has(result) && this.#isReached(outside)
+    const heldInput = rounded ?? firstInput
+    const leaving = inHostMemory && isOnTape && heldInput ? [heldInput, ...kept] : []
+    const away = leaving.length > 0 ? this.#sendAway(leaving) : undefined
+    const saved = away
+      ? outside.filter((tensor) => tensor !== firstInput)
+      : [...outside.filter((tensor) => !rounded || tensor !== firstInput), ...kept]
     const passes: number[] = []
     let again: RecordingTape | undefined
     // A block that returns what it was given has nothing to go back through.
-    if (made.has(result)) {
+    if (isOnTape) {
       this.#remember(
         {
           name: 'checkpoint',
           inputs: outside,
           constants: [],
           run: () => [result],
-          saves: () => (rounded ? [...saved, rounded] : saved),
+          saves: () => (rounded && !away ? [...saved, rounded] : saved),
           grad: ([dout], needs) => {
-            const now = rounded
-              ? outside.map((tensor) =>
-                  tensor === firstInput ? device.ops.cast(rounded, 'f32') : tensor,
-                )
-              : outside
+            const [held, ...keptNow] = away ? this.#bringBack(away) : [heldInput, ...kept]
+            const firstNow = rounded ? device.ops.cast(held!, 'f32') : held
+            const now = outside.map((tensor) =>
+              tensor === firstInput && firstNow ? firstNow : tensor,
+            )
             const wanted = now.filter((_, i) => needs[i])
-            const second = new RecordingTape(device, { watch: wanted }, planReplay(steps))
+            const standIn = new Map(kept.map((tensor, i) => [tensor, keptNow[i]!]))
+            const second = new RecordingTape(
+              device,
+              { watch: wanted },
+              planReplay(steps, (tensor) => standIn.get(tensor) ?? tensor),
+            )
             again = second
             const output = device.scope(() =>
               fn(second.ops, ...inputs.map((input) => now[outside.indexOf(input)] ?? input)),
@@ -201,7 +226,10 @@ class RecordingTape implements Tape {
             })
           },
           passes,
-          taken: () => again?.dispose(),
+          taken: () => {
+            again?.dispose()
+            if (away) this.#discard(away)
+          },
         },
         [result],
       )
@@ -210,6 +238,66 @@ class RecordingTape implements Tape {
     for (const tensor of kept) device.release(tensor)
     if (rounded) device.release(rounded)
     return result
+  }
+
+  #isReached(tensors: readonly Tensor[]): boolean {
+    return !this.#reached || tensors.some((tensor) => this.#reached!.has(tensor))
+  }
+
+  /** Queues copies to host memory; what is not held otherwise may go at once. */
+  #sendAway(tensors: readonly Tensor[]): Away {
+    const device = this.#device
+    const away: Away = {
+      parking: tensors.map((tensor) => device.park(tensor, { transient: true })),
+      parked: undefined,
+      back: undefined,
+    }
+    // A failure is told by `settle`.
+    for (const parking of away.parking) parking.catch(() => {})
+    this.#away.push(away)
+    return away
+  }
+
+  async settle(): Promise<void> {
+    for (const away of this.#away) away.parked ??= await Promise.all(away.parking)
+  }
+
+  /** A block's tensors on the device, and those of the block before it on their way. */
+  #bringBack(away: Away): readonly Tensor[] {
+    this.#fetch(away)
+    const before = this.#away[this.#away.indexOf(away) - 1]
+    if (before) this.#fetch(before)
+    return away.back!
+  }
+
+  #fetch(away: Away): void {
+    if (away.back) return
+    const { parked } = away
+    if (!parked) throw trainerErrors.NOT_SETTLED()
+    const device = this.#device
+    away.back = parked.map((copy) => {
+      let into: Tensor | undefined
+      device.scope(() => {
+        into = device.retain(device.zeros(copy.shape, copy.dtype))
+      })
+      device.unpark(copy, into!)
+      return into!
+    })
+  }
+
+  #discard(away: Away): void {
+    for (const tensor of away.back ?? []) this.#device.release(tensor)
+    away.back = undefined
+    if (away.parked) for (const copy of away.parked) this.#device.discard(copy)
+    else {
+      for (const parking of away.parking) {
+        parking.then(
+          (copy) => this.#device.discard(copy),
+          () => {},
+        )
+      }
+    }
+    this.#away = this.#away.filter((other) => other !== away)
   }
 
   backward(roots: readonly Root[], wanted: Iterable<Tensor>): Map<Tensor, Tensor> {
@@ -330,6 +418,7 @@ class RecordingTape implements Tape {
     this.#isBack = true
     for (const node of this.#nodes) for (const tensor of node.saved) this.#device.release(tensor)
     this.#nodes = []
+    for (const away of this.#away) this.#discard(away)
     for (const tensor of this.#slots.keys()) this.#drop(tensor)
   }
 }
@@ -339,13 +428,15 @@ const reads = (call: Call): Tensor[] => [...call.inputs, ...call.constants]
 /**
  * What the second run of a block need not do: an op is run again only if a gradient, or an op that is run again, reads its
  * result.
+ *
+ * @param standIn where a kept tensor is now
  */
-function planReplay(steps: readonly Step[]): Replay {
+function planReplay(steps: readonly Step[], standIn: (kept: Tensor) => Tensor): Replay {
   const read = new Set(steps.flatMap((step) => step.saves))
   const standIns: (readonly Tensor[] | undefined)[] = steps.map(() => undefined)
   for (let i = steps.length - 1; i >= 0; i--) {
     const step = steps[i]!
-    if (step.kept) standIns[i] = step.kept
+    if (step.kept) standIns[i] = step.kept.map(standIn)
     else if (step.outputs.some((output) => read.has(output))) {
       for (const tensor of step.reads) read.add(tensor)
     } else

@@ -1,12 +1,14 @@
 import {
   bytesPerElement,
   defaultGroupSize,
+  isPackedWeight,
   numElements,
   type Device,
   type DType,
   type LinearGrads,
   type Ops,
   type Tensor,
+  type Weight,
 } from '@kinora/kernel-api'
 
 // A device without data: its ops work out shapes and lifetimes only. Running the real training step on it says what memory
@@ -26,6 +28,9 @@ interface Counted {
 
 const countedOf = (tensor: Tensor): Counted => tensor.handle as Counted
 
+/** Scores that attention on a processor works on at once. */
+const scoreBlock = 2 ** 22
+
 /** Every tensor of a scope's result: a tensor, or any nesting of arrays, maps and plain objects of them. */
 function* tensorsIn(value: unknown): Generator<Tensor> {
   if (typeof value !== 'object' || value === null) return
@@ -37,8 +42,30 @@ function* tensorsIn(value: unknown): Generator<Tensor> {
   }
 }
 
-/** A device that counts bytes. Reading from it gives zeros. Scratch memory inside an op is a backend's own and not counted. */
-export function createCountingDevice(): Device {
+/** What of a backend's own memory is counted beside the tensors. */
+export interface CountingOptions {
+  /**
+   * As wgpu-kernels takes it: buffers in size classes, and the scratch memory of the ops that need much (unpacked weights, sides of
+   * adapters; on the processor also scores of attention). `none` counts tensors to the byte.
+   */
+  overhead?: 'none' | 'gpu' | 'software' | undefined
+  /** Dtypes it says to compute in. */
+  computeDTypes?: readonly ('f32' | 'f16')[] | undefined
+}
+
+/** Four size classes an octave below 1 MiB, sixteen above. */
+function sizeClass(bytes: number): number {
+  if (bytes <= 256) return 256
+  const octave = 2 ** Math.floor(Math.log2(bytes - 1))
+  const step = Math.max(256, octave / (bytes >= 2 ** 20 ? 16 : 4))
+  return Math.ceil(bytes / step) * step
+}
+
+/** A device that counts bytes. Reading from it gives zeros. */
+export function createCountingDevice({
+  overhead = 'none',
+  computeDTypes = ['f32', 'f16'],
+}: CountingOptions = {}): Device {
   const scopes: Counted[][] = []
   let live = 0
   let peak = 0
@@ -52,10 +79,38 @@ export function createCountingDevice(): Device {
   }
 
   function allocate(shape: readonly number[], dtype: DType): Tensor {
-    const bytes = numElements(shape) * bytesPerElement[dtype]
+    const exact = numElements(shape) * bytesPerElement[dtype]
+    const bytes = overhead === 'none' ? exact : sizeClass(exact)
     live += bytes
     peak = Math.max(peak, live)
     return adopt({ bytes, tensors: 0 }, shape, dtype)
+  }
+
+  /** Runs an op while scratch memory of these sizes, in numbers of 4 bytes, is there. */
+  function withScratch<T>(sizes: readonly number[], run: () => T): T {
+    if (overhead === 'none') return run()
+    const bytes = sizes.reduce(
+      (sum, numbers) => sum + (numbers > 0 ? sizeClass(4 * numbers) : 0),
+      0,
+    )
+    live += bytes
+    const result = run()
+    live -= bytes
+    return result
+  }
+
+  /** The dense form of a packed weight: f16 where kernels read that, f32 on the processor. */
+  const unpacked = (weight: Weight, like: Tensor): number =>
+    isPackedWeight(weight)
+      ? numElements(weight.shape) / (overhead === 'software' || like.dtype === 'f32' ? 1 : 2)
+      : 0
+  const rowsOf = ({ shape }: Tensor): number => numElements(shape.slice(0, -1))
+  /** Numbers of the scores that attention on a processor holds at once, at most `scoreBlock` at a time. */
+  const scores = (q: Tensor, k: Tensor): number => {
+    if (overhead !== 'software') return 0
+    const [b, n, h] = q.shape as [number, number, number, number]
+    const perQuery = b * h * k.shape[1]!
+    return Math.min(perQuery * n, Math.max(scoreBlock, perQuery))
   }
 
   function drop(counted: Counted): void {
@@ -87,12 +142,21 @@ export function createCountingDevice(): Device {
 
   const ops: Ops = {
     linear: (x, weight, options = {}) =>
-      allocate([...x.shape.slice(0, -1), weight.shape[0]!], options.dtype ?? x.dtype),
-    linearGrad(dy, x, _weight, { adapters = [], dtype, needsX }): LinearGrads {
-      return {
-        ...(needsX ? { dx: like(x, dtype ?? dy.dtype) } : {}),
-        adapters: adapters.map(({ a, b }) => ({ da: like(a), db: like(b) })),
-      }
+      withScratch(
+        [unpacked(weight, x), ...(options.adapters ?? []).map(({ a }) => rowsOf(x) * a.shape[0]!)],
+        () => allocate([...x.shape.slice(0, -1), weight.shape[0]!], options.dtype ?? x.dtype),
+      ),
+    linearGrad(dy, x, weight, { adapters = [], dtype, needsX }): LinearGrads {
+      return withScratch(
+        [
+          needsX ? unpacked(weight, dy) : 0,
+          ...adapters.flatMap(({ a }) => Array<number>(2).fill(rowsOf(x) * a.shape[0]!)),
+        ],
+        () => ({
+          ...(needsX ? { dx: like(x, dtype ?? dy.dtype) } : {}),
+          adapters: adapters.map(({ a, b }) => ({ da: like(a), db: like(b) })),
+        }),
+      )
     },
     quantize(weight, format, { groupSize = defaultGroupSize } = {}) {
       const shape = weight.shape as readonly [number, number]
@@ -104,11 +168,17 @@ export function createCountingDevice(): Device {
       const codes = allocate([n, k / 8], 'u32')
       return { format, shape, codes, scales: perGroup(), zeros: perGroup(), groupSize }
     },
-    attention: (q) => ({
-      out: like(q),
-      lse: allocate([q.shape[0]!, q.shape[2]!, q.shape[1]!], 'f32'),
-    }),
-    attentionGrad: (_dout, { q, k, v }) => ({ dq: like(q), dk: like(k), dv: like(v) }),
+    attention: (q, k) =>
+      withScratch([scores(q, k)], () => ({
+        out: like(q),
+        lse: allocate([q.shape[0]!, q.shape[2]!, q.shape[1]!], 'f32'),
+      })),
+    attentionGrad: (_dout, { q, k, v, lse }) =>
+      withScratch([scores(q, k), scores(q, k), numElements(lse.shape)], () => ({
+        dq: like(q),
+        dk: like(k),
+        dv: like(v),
+      })),
     layerNorm: (x, options) => like(x, options.dtype),
     layerNormGrad: (_dy, x, options) => like(x, options.dtype),
     rmsNorm: (x, _weight, options) => like(x, options.dtype),
@@ -175,7 +245,7 @@ export function createCountingDevice(): Device {
       adapter: 'counting device',
       driver: 'none',
       software: true,
-      computeDTypes: ['f32', 'f16'],
+      computeDTypes,
       reason: 'It was made to count bytes.',
     },
     ops,
@@ -206,4 +276,3 @@ export function createCountingDevice(): Device {
     destroy: () => {},
   }
 }
-    adamw8bit: () => {},

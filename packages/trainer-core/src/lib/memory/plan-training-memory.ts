@@ -1,54 +1,145 @@
-import { createTransformer, transformerTensors, type TransformerConfig } from '@kinora/wan'
+import type { TrainSettings } from '@kinora/config-schema'
+import { bytesPerElement, numElements } from '@kinora/kernel-api'
+import {
+  createTransformer,
+  streamedBlocks,
+  transformerTensors,
+  type QuantizeScheme,
+  type TransformerConfig,
+  type WanTransformer,
+} from '@kinora/wan'
 import type { Sample } from '../data/dataset.ts'
 import { uploadFactors } from '../lora-adapters.ts'
 import { LossScale } from '../loss/loss-scale.ts'
 import type { MicroBatch } from '../noise/prepare-micro-batch.ts'
-import { adamw } from '../optim/adamw.ts'
-import { optimizerSettings } from '../optim/optimizers.ts'
+import { createOptimizer } from '../optim/optimizers.ts'
 import { trainStep } from '../train-step.ts'
-import { createCountingDevice } from './counting-device.ts'
+import { createCountingDevice, type CountingOptions } from './counting-device.ts'
+import { leanPlan, type RecomputePlan } from './recompute-plan.ts'
 
 export interface MemoryPlanOptions {
   transformer: TransformerConfig
   compute: 'f32' | 'f16'
+  /** How the linears of the blocks are packed; dense unless given. */
+  quantize?: QuantizeScheme | undefined
+  /** Share of the blocks whose linears are streamed from host memory; none unless given. */
+  streamedShare?: number | undefined
   rank: number
+  /** `adamw` unless given. */
+  optimizer?: TrainSettings['optimizer'] | undefined
   batchSize: number
   /** Of the latents: frames, rows, columns. */
   latentSize: readonly [number, number, number]
   textLength: number
   /** Recompute each block on the way back. */
   checkpoint: boolean
+  /** What of each block is kept even so; the leanest plan unless given. */
+  recompute?: RecomputePlan | undefined
   /** Experts whose base weights are on the device at once: 1 with low memory. */
   residentExperts: 1 | 2
   /** Experts with a LoRA. */
   trainedExperts: 1 | 2
   /** Whether the job has a preservation loss. */
   preservation?: boolean | undefined
+  /** What of a backend's own memory is counted; tensors alone unless given. */
+  overhead?: CountingOptions['overhead']
 }
 
-/** Bytes that training takes on a device; scratch memory inside kernels and the pool's rounding come on top. */
+/** Bytes that training takes. */
 export interface MemoryPlan {
-  /** Frozen weights of the resident experts. */
+  /** Frozen weights of the resident experts, on the device. */
   weightsBytes: number
   /** LoRA and optimiser of the trained experts. */
   loraBytes: number
-  /** The most a step holds beside those: activations, gradients, inputs. */
+  /** The most a step holds beside those: what it keeps of the blocks, and what a block is run with. */
   stepBytes: number
+  /** Of `stepBytes`: what all blocks keep between the passes. */
+  keptBytes: number
   totalBytes: number
+  /** In host memory: weights that are elsewhere than on the device, and what blocks keep there. */
+  hostBytes: number
 }
 
-/** What training will take, from one real step on a device that only counts. */
+/** Networks with more blocks are counted with this many and one less: every block takes as much as another. */
+const mostCounted = 5
+
+/**
+ * What training will take, from real steps on a device that only counts. Exact to the byte for tensors; with `overhead` what a
+ * backend takes beside them is estimated.
+ */
 export async function planTrainingMemory(options: MemoryPlanOptions): Promise<MemoryPlan> {
-  const { transformer: config, compute, rank, batchSize, latentSize, textLength } = options
-  const device = createCountingDevice()
+  const { transformer, residentExperts, trainedExperts, streamedShare = 0 } = options
+  const { numLayers } = transformer
+  const plan = options.recompute ?? leanPlan(options.compute)
+  const numStreamed = streamedBlocks(numLayers, streamedShare).filter(Boolean).length
+  const numAway = options.checkpoint ? Math.min(plan.blocksInHostMemory, numLayers) : 0
+  // Two sizes give what a block adds; streamed and parked blocks add nothing, but for the two slots of each.
+  const most = Math.min(numLayers, mostCounted)
+  const few = await count({ ...options, recompute: plan }, most - 1)
+  const more = await count({ ...options, recompute: plan }, most)
+  const each = <T extends keyof Counts>(key: T): number => more[key] - few[key]
+  const at = (key: keyof Counts): number => more[key] + (numLayers - most) * each(key)
+  const blockBytes = each('weightsBytes')
+  const keptOfBlock = each('stepBytes')
+  const slots = Math.min(2, numStreamed)
+  const weightsBytes = at('weightsBytes') - numStreamed * more.streamedBytes
+  const host =
+    numStreamed * more.streamedBytes +
+    // With low memory the expert that waits is in host memory too.
+    (trainedExperts > residentExperts ? blockBytes * numLayers : 0)
+  // The last block goes back while all others wait; the first ones when they are back, two at a time, beside nearly all gradients.
+  const held = Math.max(
+    keptOfBlock * (numLayers - numAway),
+    numAway === 0
+      ? 0
+      : numAway === 1
+        ? keptOfBlock + more.gradBytes * (numLayers - 1)
+        : 2 * keptOfBlock + more.gradBytes * (numLayers - 2),
+  )
+  const stepBytes = at('stepBytes') - numLayers * keptOfBlock + held + slots * more.streamedBytes
+  const result = {
+    weightsBytes: weightsBytes * residentExperts,
+    loraBytes: at('loraBytes') * trainedExperts,
+    stepBytes,
+    keptBytes: keptOfBlock * (numLayers - numAway),
+    hostBytes: host + numAway * keptOfBlock,
+  }
+  const { loraBytes } = result
+  return { ...result, totalBytes: result.weightsBytes + loraBytes + stepBytes }
+}
+
+interface Counts {
+  weightsBytes: number
+  loraBytes: number
+  stepBytes: number
+  /** Of one block: its linears, which streaming keeps in host memory. */
+  streamedBytes: number
+  /** Of one block: gradients of its LoRA. */
+  gradBytes: number
+}
+
+/** One real step of a network of so many blocks, all of it on the device. */
+async function count(
+  options: MemoryPlanOptions & { recompute: RecomputePlan },
+  numLayers: number,
+): Promise<Counts> {
+  const { compute, rank, batchSize, latentSize, textLength, quantize, overhead } = options
+  const config = { ...options.transformer, numLayers }
+  const device = createCountingDevice({ overhead })
   const shapes = transformerTensors(config)
   const weights = {
     has: (name: string) => shapes.has(name),
-    load: (name: string, _device: unknown, dtype: 'f32' | 'f16') =>
+    load: (name: string, _device: unknown, dtype: 'f32' | 'f16' | 'bf16') =>
       Promise.resolve(device.zeros(shapes.get(name)!, dtype)),
   }
-  const transformer = await createTransformer(config, weights, device, { compute })
+  const create = (streamedShare: number): Promise<WanTransformer> =>
+    createTransformer(config, weights, device, { compute, quantize, streamedShare })
+  const streamed = await create(1)
+  const withoutLinears = device.memory().liveBytes
+  streamed.release()
+  const transformer = await create(0)
   const weightsBytes = device.memory().liveBytes
+  const streamedBytes = (weightsBytes - withoutLinears) / numLayers
 
   // The device looks at shapes only, so the numbers of a LoRA of this size need not exist.
   const noNumbers = transformer.loraTargets.flatMap(() => [
@@ -56,14 +147,15 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
     new Float32Array(0),
   ])
   const trained = uploadFactors(device, transformer.loraTargets, { rank, scale: 1 }, noNumbers)
+  const optimizer = createOptimizer(options.optimizer ?? 'adamw', device, trained.params, {
+    betas: [0.9, 0.999],
+    eps: 1e-8,
+    weight_decay: 0,
+  })
   const learner = {
     expert: 'high',
     lora: trained,
-    optimizer: adamw(
-      device,
-      trained.params,
-      optimizerSettings({ betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0 }),
-    ),
+    optimizer,
     lossScale: new LossScale('f32'),
     average: undefined,
   } as const
@@ -71,17 +163,16 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
 
   device.resetPeak()
   const shape = [batchSize, config.outChannels, ...latentSize] as const
-  const values = new Float32Array(shape.reduce((product, extent) => product * extent, 1))
-  const text_BLD = new Float32Array(batchSize * textLength * config.textDim)
+  const values = new Float32Array(0)
   const batch: MicroBatch = {
     samples: [{ dataset: { network_weight: 1 } } as Sample],
     shape,
     noisy_BZFHW: values,
     target_BZFHW: values,
     condition_BZFHW: values,
-    text_BLD,
+    text_BLD: values,
     textShape: [batchSize, textLength, config.textDim],
-    preservationText_BLD: options.preservation ? text_BLD : undefined,
+    preservationText_BLD: options.preservation ? values : undefined,
     timesteps: Array<number>(batchSize).fill(500),
     weights: Array<number>(batchSize).fill(1),
   }
@@ -91,15 +182,13 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
     maxGradNorm: 1,
     accumulation: 'mean',
     checkpoint: options.checkpoint,
+    recompute: () => ({ ...options.recompute, blocksInHostMemory: 0 }),
     preservationMultiplier: 1,
     maxLoss: null,
   })
   const stepBytes = device.memory().peakBytes - weightsBytes - loraBytes
-
-  const plan = {
-    weightsBytes: weightsBytes * options.residentExperts,
-    loraBytes: loraBytes * options.trainedExperts,
-    stepBytes,
-  }
-  return { ...plan, totalBytes: plan.weightsBytes + plan.loraBytes + plan.stepBytes }
+  const gradBytes =
+    (bytesPerElement.f32 * trained.params.reduce((sum, { shape }) => sum + numElements(shape), 0)) /
+    numLayers
+  return { weightsBytes, loraBytes, stepBytes, streamedBytes, gradBytes }
 }

@@ -55,6 +55,8 @@ export interface TransformerRun {
   keep?: readonly string[] | undefined
   /** Keeps the input of each block rounded to f16 for the way back: half the memory that training a long clip takes. */
   blockInputsAs?: 'f16' | undefined
+  /** What a tape keeps of the first so many blocks, their inputs included, waits in host memory. None unless given. */
+  blocksInHostMemory?: number | undefined
   /**
    * Sees each stage's value as it is made: `patch` [B, N, C], `temb` [B, C], `timestep_proj` [B, 6, C], `text` [B, L, C],
    * `block<n>` [B, N, C], `out`. A value lives during the call; retain those wanted longer.
@@ -223,7 +225,11 @@ class Transformer implements WanTransformer {
           (ops, x, context, time, cos, sin) =>
             transformerBlock(ops, x!, context!, time!, cos!, sin!, this.#blocks.enter(n), settings),
           [x_BNC, context_BLC, e0_B6C, cos_ND, sin_ND],
-          { keep: run.keep, firstInputAs: run.blockInputsAs },
+          {
+            keep: run.keep,
+            firstInputAs: run.blockInputsAs,
+            inHostMemory: n < (run.blocksInHostMemory ?? 0),
+          },
         )
         inspect(`block${n}`, out)
         return out

@@ -1,4 +1,4 @@
-import type { DType, ParkedTensor } from '@kinora/kernel-api'
+import type { DType, ParkedTensor, ParkOptions } from '@kinora/kernel-api'
 
 import { wgpuErrors } from '../errors.ts'
 import { describeTensor, type WgpuTensor } from '../tensor/wgpu-tensor.ts'
@@ -13,12 +13,15 @@ class ParkedBuffer {
   readonly owner: object
   readonly buffer: GPUBuffer
   readonly sizeBytes: number
+  /** Whether the buffer is kept for another when this one is discarded. */
+  readonly isTransient: boolean
   isDiscarded = false
 
-  constructor(owner: object, buffer: GPUBuffer, sizeBytes: number) {
+  constructor(owner: object, buffer: GPUBuffer, sizeBytes: number, isTransient: boolean) {
     this.owner = owner
     this.buffer = buffer
     this.sizeBytes = sizeBytes
+    this.isTransient = isTransient
   }
 }
 
@@ -35,6 +38,9 @@ interface ParkedMemoryParts {
 /** The parked tensors of a device. */
 export class ParkedMemory {
   readonly #parts: ParkedMemoryParts
+  /** By size: what discarded transient copies were in. Memory of the host that an adapter reads is slow to get. */
+  readonly #freeStagings = new Map<number, GPUBuffer[]>()
+  readonly #freeTargets = new Map<number, GPUBuffer[]>()
   #sizeBytes = 0
 
   constructor(parts: ParkedMemoryParts) {
@@ -45,35 +51,41 @@ export class ParkedMemory {
     return this.#sizeBytes
   }
 
-  async park(tensor: WgpuTensor): Promise<ParkedTensor> {
-    const { owner, device, queue } = this.#parts
+  /** Everything up to the first wait happens in the call, so the tensor is free when it returns. */
+  async park(tensor: WgpuTensor, { transient = false }: ParkOptions = {}): Promise<ParkedTensor> {
+    const { owner, queue } = this.#parts
     const { shape, dtype } = tensor
+    const what = describeTensor(tensor)
     const sizeBytes = Math.max(4, Math.ceil(tensor.sizeBytes / 4) * 4)
-    const target = this.#create(sizeBytes)
-    const parts: { staging: GPUBuffer; at: number }[] = []
+    const parts: { staging: GPUBuffer; at: number; size: number }[] = []
+    for (let at = 0; at < sizeBytes; at += CHUNK) {
+      const size = Math.min(CHUNK, sizeBytes - at)
+      const staging = this.#staging(size)
+      queue.copy(tensor.handle.pooled, at, staging, 0, size)
+      parts.push({ staging, at, size })
+    }
+    queue.flush()
+    let target: GPUBuffer | undefined
     try {
-      const bytes = new Uint8Array(target.getMappedRange())
-      for (let at = 0; at < sizeBytes; at += CHUNK) {
-        const size = Math.min(CHUNK, sizeBytes - at)
-        const usage = BufferUsage.MAP_READ | BufferUsage.COPY_DST
-        const staging = device.createBuffer({ label: 'park', size, usage })
-        queue.copy(tensor.handle.pooled, at, staging, 0, size)
-        parts.push({ staging, at })
-      }
-      queue.flush()
-      for (const { staging, at } of parts) {
+      let bytes: Uint8Array | undefined
+      for (const { staging, at, size } of parts) {
         await staging.mapAsync(MapMode.READ)
+        // Host memory for the copy is taken only once its content is there.
+        target ??= await this.#target(sizeBytes)
+        bytes ??= new Uint8Array(target.getMappedRange())
         bytes.set(new Uint8Array(staging.getMappedRange()), at)
+        staging.unmap()
+        if (transient) keep(this.#freeStagings, size, staging)
+        else staging.destroy()
       }
-      target.unmap()
+      target!.unmap()
     } catch (cause) {
-      target.destroy()
-      throw wgpuErrors.VALIDATION(`parking ${describeTensor(tensor)}`, String(cause), { cause })
-    } finally {
+      target?.destroy()
       for (const { staging } of parts) staging.destroy()
+      throw wgpuErrors.VALIDATION(`parking ${what}`, String(cause), { cause })
     }
     this.#sizeBytes += sizeBytes
-    return { shape, dtype, handle: new ParkedBuffer(owner, target, sizeBytes) }
+    return { shape, dtype, handle: new ParkedBuffer(owner, target!, sizeBytes, transient) }
   }
 
   unpark(parked: ParkedTensor, into: WgpuTensor): void {
@@ -87,11 +99,43 @@ export class ParkedMemory {
 
   discard(parked: ParkedTensor): void {
     const own = this.#own('discard', parked)
+    own.isDiscarded = true
+    this.#sizeBytes -= own.sizeBytes
+    if (own.isTransient) {
+      keep(this.#freeTargets, own.sizeBytes, own.buffer)
+      return
+    }
     // Copies that are recorded and not yet submitted still read it.
     this.#parts.queue.flush()
-    own.isDiscarded = true
     own.buffer.destroy()
-    this.#sizeBytes -= own.sizeBytes
+  }
+
+  /** Gives back what transient copies left behind. */
+  trim(): void {
+    this.#parts.queue.flush()
+    for (const list of [this.#freeStagings, this.#freeTargets]) {
+      for (const buffers of list.values()) for (const buffer of buffers) buffer.destroy()
+      list.clear()
+    }
+  }
+
+  /** A buffer that the device copies to and the host reads. */
+  #staging(size: number): GPUBuffer {
+    const usage = BufferUsage.MAP_READ | BufferUsage.COPY_DST
+    return (
+      this.#freeStagings.get(size)?.pop() ??
+      this.#parts.device.createBuffer({ label: 'park', size, usage })
+    )
+  }
+
+  /** A buffer that the host writes, mapped. */
+  async #target(size: number): Promise<GPUBuffer> {
+    const free = this.#freeTargets.get(size)?.pop()
+    if (!free) return this.#create(size)
+    // Copies out of it that are still recorded must be submitted before it is mapped.
+    this.#parts.queue.flush()
+    await free.mapAsync(MapMode.WRITE)
+    return free
   }
 
   #own(op: string, parked: ParkedTensor): ParkedBuffer {
@@ -121,6 +165,12 @@ export class ParkedMemory {
     )
     return buffer
   }
+}
+
+function keep(free: Map<number, GPUBuffer[]>, size: number, buffer: GPUBuffer): void {
+  const list = free.get(size)
+  if (list) list.push(buffer)
+  else free.set(size, [buffer])
 }
 
 function describe({ shape, dtype }: { shape: readonly number[]; dtype: DType }): string {

@@ -10,6 +10,7 @@ import {
   type MemoryUse,
   type Ops,
   type ParkedTensor,
+  type ParkOptions,
   type Tensor,
 } from '@kinora/kernel-api'
 
@@ -224,9 +225,9 @@ export class WgpuDevice implements Device {
     return this.#lifetimes.scope(fn)
   }
 
-  async park(tensor: Tensor): Promise<ParkedTensor> {
+  async park(tensor: Tensor, options?: ParkOptions): Promise<ParkedTensor> {
     this.#assertUsable()
-    const parked = await this.#parked.park(this.#runner.own('park', tensor))
+    const parked = await this.#parked.park(this.#runner.own('park', tensor), options)
     await this.#settle()
     return parked
   }
@@ -250,10 +251,11 @@ export class WgpuDevice implements Device {
     this.#pool.resetPeak()
   }
 
-  /** Gives the pool's unused buffers back to the driver. */
+  /** Gives unused buffers back to the driver, on the device and in host memory. */
   trim(): void {
     this.#assertUsable()
     this.#pool.trim()
+    this.#parked.trim()
   }
 
   /** Times of the dispatches since the last call, when the device was made with `profile`. Waits. */
