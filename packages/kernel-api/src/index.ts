@@ -8,17 +8,17 @@ export type {
   ParkedTensor,
   ParkOptions,
 } from './lib/device.ts'
-export { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from './lib/half-floats.ts'
 export { blockStateNumbers, stateBlockSize } from './lib/block-state.ts'
+export { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from './lib/half-floats.ts'
 export type {
-  AdamWOptions,
   AdamW8bitSlot,
+  AdamWOptions,
   AdamWSlot,
   Adapter,
   AttentionOptions,
   AttentionResult,
-  CheckpointOptions,
   BlockState,
+  CheckpointOptions,
   Conv3dOptions,
   LayerNormOptions,
   LinearGradOptions,

@@ -251,14 +251,14 @@ export interface Ops {
    * p −= lr · (m/(1−β1^t)) / (√(v/(1−β2^t)) + eps).
    */
   adamw(slots: readonly AdamWSlot[], options: AdamWOptions): void
-
-  /** Frees, at its end, all that was allocated in `fn` and is not in its result. */
   /**
    * The same with m and v kept in 8 bits between updates (Dettmers et al. 2021, block-wise): read, moved on in f32, used for the
    * update as they are, and only then rounded to the nearest number of their block. Of two that are equally near, the smaller
    * magnitude; a v above 0 never becomes 0, for then nothing would bound the next update.
    */
   adamw8bit(slots: readonly AdamW8bitSlot[], options: AdamWOptions): void
+
+  /** Frees, at its end, all that was allocated in `fn` and is not in its result. */
   scope<T>(fn: () => T): T
   /**
    * Runs a block that will be run again on the way back. `fn` must use only the ops it is given, and reach every tensor that

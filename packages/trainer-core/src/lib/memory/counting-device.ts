@@ -235,6 +235,7 @@ export function createCountingDevice({
     sumSquares: () => allocate([1], 'f32'),
     addInto: () => {},
     adamw: () => {},
+    adamw8bit: () => {},
     scope,
     checkpoint: (fn, inputs) => scope(() => fn(ops, ...inputs)),
   }
