@@ -197,6 +197,26 @@ describe('verifyLora', () => {
     return file
   }
 
+  it.each(loraLayouts)('has the keys and shapes that readers of %s expect', async (layout) => {
+    const { blocks, layouts } = JSON.parse(
+      await readFile(new URL('../../test/wan22-i2v-lora-keys.json', import.meta.url), 'utf8'),
+    ) as { blocks: number; layouts: Record<typeof layout, Record<string, (number | 'r')[]>> }
+    const expected = new Map(
+      Array.from({ length: blocks }, (_, block) =>
+        Object.entries(layouts[layout]).map(
+          ([key, shape]) =>
+            [
+              key.replace(/(blocks[._])N/, `$1${block}`),
+              shape.map((extent) => (extent === 'r' ? 1 : extent)),
+            ] as const,
+        ),
+      ).flat(),
+    )
+    await using open = await openSafetensors(await a14b(layout))
+    const found = new Map([...open.tensors].map(([key, { shape }]) => [key, [...shape]]))
+    expect(found).toEqual(expected)
+  })
+
   it('finds that a full LoRA fits Wan 2.2 I2V A14B, and who loads it', async () => {
     const verdicts = async (file: string) =>
       Object.fromEntries(
