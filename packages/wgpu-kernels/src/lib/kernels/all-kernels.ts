@@ -4,9 +4,11 @@ import { adamwKernel } from './adamw/adamw.ts'
 import { adamw8bitKernel } from './adamw8bit/adamw8bit.ts'
 import { addIntoKernel } from './add-into/add-into.ts'
 import { flashKernel } from './attention/flash/flash.ts'
+import { matrixForward, matrixGradKv, matrixGradQ } from './attention/matrix/matrix.ts'
 import { binary } from './binary/binary.ts'
 import { cast } from './cast/cast.ts'
 import { conv3dKernel } from './conv3d/conv3d.ts'
+import { convMatrixKernel, convWeightKernel } from './conv3d/matrix/matrix.ts'
 import { dequantizeKernel } from './dequantize/dequantize.ts'
 import { embeddingKernel } from './embedding/embedding.ts'
 import { gatedAddKernel } from './gated-add/gated-add.ts'
@@ -44,11 +46,13 @@ function sources<Variant>(kernel: Kernel<Variant>): KernelSources {
 export function allKernels(): readonly KernelSources[] {
   return [
     sources(adamwKernel),
+    sources(adamw8bitKernel),
     sources(addIntoKernel),
     sources(binary),
-    sources(adamw8bitKernel),
     sources(cast),
     sources(conv3dKernel),
+    sources(convMatrixKernel),
+    sources(convWeightKernel),
     sources(dequantizeKernel),
     sources(embeddingKernel),
     sources(flashKernel),
@@ -56,6 +60,9 @@ export function allKernels(): readonly KernelSources[] {
     sources(lossGradKernel),
     sources(lossKernel),
     sources(matmulKernel),
+    sources(matrixForward),
+    sources(matrixGradKv),
+    sources(matrixGradQ),
     sources(norm),
     sources(pointwise),
     sources(quantizeFloat8Kernel),

@@ -5,12 +5,16 @@ import { wgpuErrors } from '../../errors.ts'
 import { computable, produce, scalarOf } from '../../program/compute-dtype.ts'
 import { defineKernel } from '../../program/define-kernel.ts'
 import { expectFloat, expectRank, expectShape } from '../../program/expect.ts'
-import type { Runner } from '../../program/runner.ts'
+import type { Bound, Runner } from '../../program/runner.ts'
 import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
 import { chooseMatmulSchedule, generalSchedules } from '../../tuning/matmul-schedule.ts'
+import { chooseConvMatrix } from '../../tuning/conv3d-schedule.ts'
 import { widthOf } from '../../wgsl/float-vector.ts'
 import { blockOf, workgroupSizeOf, type MatmulSchedule } from '../matmul/matmul-variant.ts'
-import { conv3dBindings, conv3dText, conv3dUniforms, type Conv3dVariant } from './conv3d.wgsl.ts'
+import { conv3dBindings, conv3dText, type Conv3dVariant } from './conv3d.wgsl.ts'
+import { convUniforms } from './geometry.wgsl.ts'
+import { convMatrixKernel, packConvWeight } from './matrix/matrix.ts'
+import { CONV_MATRIX_BLOCK_M, type ConvMatrixVariant } from './matrix/matrix.wgsl.ts'
 
 const floats = ['f32', 'f16'] as const
 const widths = [1, 4] as const
@@ -24,7 +28,7 @@ const widths = [1, 4] as const
 export const conv3dKernel = defineKernel<Conv3dVariant>({
   name: 'conv3d',
   bindings: conv3dBindings,
-  uniforms: conv3dUniforms,
+  uniforms: { ...convUniforms, tiles_m: 'u32', tiles: 'u32' },
   workgroupSize: ({ schedule }) => workgroupSizeOf(schedule),
   wgsl: conv3dText,
   variants: () =>
@@ -61,6 +65,77 @@ interface FramePart {
   /** Frames of x, end exclusive, inside the clip. */
   readonly from: number
   readonly to: number
+}
+
+/** Runs one part of a convolution: all bindings but the weight's, and the uniforms of `convUniforms`, for M pixels. */
+type ConvDispatch = (
+  bindings: Readonly<Record<string, Bound>>,
+  uniforms: Readonly<Record<string, number>>,
+  M: number,
+) => void
+
+interface GeneralConv {
+  readonly x: WgpuTensor
+  readonly w: WgpuTensor
+  readonly b: WgpuTensor | undefined
+  readonly y: WgpuTensor
+  readonly O: number
+  readonly K: number
+  readonly depth: number
+  readonly pixels: number
+}
+
+function generalDispatch(
+  run: Runner,
+  { x, w, b, y, O, K, depth, pixels }: GeneralConv,
+): ConvDispatch {
+  const schedule = chooseMatmulSchedule(run.profile, {
+    layout: 'nt',
+    // At least as many pixels as make lanes own pixels.
+    M: Math.max(4, pixels),
+    N: O,
+    K: depth,
+    products: 1,
+  })
+  const block = blockOf(schedule)
+  const variant: Conv3dVariant = {
+    x: scalarOf(x) as 'f32',
+    weight: scalarOf(w) as 'f32',
+    bias: b ? (scalarOf(b) as 'f32') : 'none',
+    y: scalarOf(y) as 'f32',
+    kWidth: widthOf(K),
+    oWidth: widthOf(O),
+    schedule,
+  }
+  return (bindings, uniforms, M) => {
+    const tilesM = Math.ceil(M / block.M)
+    const tiles = tilesM * Math.ceil(O / block.N)
+    run.run(
+      conv3dKernel,
+      variant,
+      { ...bindings, weight: w },
+      { ...uniforms, tiles_m: tilesM, tiles },
+      schedule.unit === 'direct' ? Math.ceil(tiles / schedule.workgroupSize) : tiles,
+    )
+  }
+}
+
+function matrixDispatch(
+  run: Runner,
+  variant: ConvMatrixVariant,
+  w: WgpuTensor,
+  O: number,
+  depth: number,
+): ConvDispatch {
+  const { packed, depthVectors } = packConvWeight(run, w, O, depth, variant.dtype)
+  return (bindings, uniforms, M) =>
+    run.run(
+      convMatrixKernel,
+      variant,
+      { ...bindings, weight: packed },
+      { ...uniforms, depth_vectors: depthVectors },
+      Math.ceil(M / CONV_MATRIX_BLOCK_M) * Math.ceil(O / variant.blockN),
+    )
 }
 
 /** `Ops.conv3d`. */
@@ -105,28 +180,20 @@ export function conv3d(
     const whole = x.sizeBytes <= room && y.sizeBytes <= room
     const inFrame = Y * X * K
     const outFrame = Yo * Xo * O
-    const schedule = chooseMatmulSchedule(run.profile, {
-      layout: 'nt',
-      // At least as many pixels as make lanes own pixels.
-      M: Math.max(4, B * To * Yo * Xo),
-      N: O,
-      K: kT * kY * kX * K,
-      products: 1,
-    })
-    const block = blockOf(schedule)
-    const variant: Conv3dVariant = {
-      x: scalarOf(x) as 'f32',
-      weight: scalarOf(w) as 'f32',
+    const pixels = B * To * Yo * Xo
+    const depth = kT * kY * kX * K
+    const matrix = chooseConvMatrix(run.profile, {
+      M: pixels,
+      O,
+      K,
+      dtype: scalarOf(x) as 'f32',
       bias: b ? (scalarOf(b) as 'f32') : 'none',
-      y: scalarOf(y) as 'f32',
-      kWidth: widthOf(K),
-      oWidth: widthOf(O),
-      schedule,
-    }
+    })
+    const dispatch = matrix
+      ? matrixDispatch(run, matrix, w, O, depth)
+      : generalDispatch(run, { x, w, b, y, O, K, depth, pixels })
     const launch = ({ batch, start, end, from, to }: FramePart, batches: number): void => {
       const M = batches * (end - start) * Yo * Xo
-      const tilesM = Math.ceil(M / block.M)
-      const tiles = tilesM * Math.ceil(O / block.N)
       const source = run.span(op, x, (batch * T + from) * inFrame, batches * (to - from) * inFrame)
       const result = run.span(
         op,
@@ -134,10 +201,8 @@ export function conv3d(
         (batch * To + start) * outFrame,
         batches * (end - start) * outFrame,
       )
-      run.run(
-        conv3dKernel,
-        variant,
-        { x: source.bound, weight: w, ...(b ? { bias: b } : {}), y: result.bound },
+      dispatch(
+        { x: source.bound, ...(b ? { bias: b } : {}), y: result.bound },
         {
           M,
           frames: end - start,
@@ -162,10 +227,8 @@ export function conv3d(
           first_frame: from,
           x_first: source.first,
           y_first: result.first,
-          tiles_m: tilesM,
-          tiles,
         },
-        schedule.unit === 'direct' ? Math.ceil(tiles / schedule.workgroupSize) : tiles,
+        M,
       )
     }
     if (whole) {

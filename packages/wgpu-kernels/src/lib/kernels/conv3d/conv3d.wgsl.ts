@@ -8,6 +8,7 @@ import {
   type MatmulSchedule,
   type TileSchedule,
 } from '../matmul/matmul-variant.ts'
+import { convGeometry } from './geometry.wgsl.ts'
 import {
   laneBias,
   loadFloats,
@@ -42,66 +43,6 @@ export function conv3dBindings(variant: Conv3dVariant): Record<string, BindingDe
     y: writes(y, oWidth),
   }
 }
-
-export const conv3dUniforms = {
-  /** Pixels of this dispatch's part of the result: its frames (from `first_t` on) of one or all batch items. */
-  M: 'u32',
-  frames: 'u32',
-  first_t: 'u32',
-  Yo: 'u32',
-  Xo: 'u32',
-  O: 'u32',
-  T: 'u32',
-  Y: 'u32',
-  X: 'u32',
-  K: 'u32',
-  kT: 'u32',
-  kY: 'u32',
-  kX: 'u32',
-  sT: 'u32',
-  sY: 'u32',
-  sX: 'u32',
-  /** Zeros before the first element. */
-  pT: 'i32',
-  pY: 'i32',
-  pX: 'i32',
-  upsample: 'u32',
-  /** First frame of x that is bound, and where it starts in the binding; where the result starts in its own. */
-  first_frame: 'u32',
-  x_first: 'u32',
-  y_first: 'u32',
-  tiles_m: 'u32',
-  tiles: 'u32',
-} as const
-
-/**
- * `Pixel` is where the window of a result's pixel starts in the (padded, upsampled) input; `element_of` is the element index of
- * channel 0 under a tap, or −1 where the tap lies on padding.
- */
-const geometry = /* wgsl */ `
-struct Pixel { batch: u32, t: i32, y: i32, x: i32 }
-fn pixel_of(m: u32) -> Pixel {
-  let x = m % u.Xo;
-  let y = (m / u.Xo) % u.Yo;
-  let t = u.first_t + (m / (u.Xo * u.Yo)) % u.frames;
-  return Pixel(
-    m / (u.Xo * u.Yo * u.frames),
-    i32(t * u.sT) - u.pT,
-    i32(y * u.sY) - u.pY,
-    i32(x * u.sX) - u.pX,
-  );
-}
-fn element_of(p: Pixel, kt: u32, ky: u32, kx: u32) -> i32 {
-  let t = p.t + i32(kt);
-  let y = p.y + i32(ky);
-  let x = p.x + i32(kx);
-  if (t < 0 || t >= i32(u.T) || y < 0 || y >= i32(u.Y * u.upsample) || x < 0 || x >= i32(u.X * u.upsample)) {
-    return -1;
-  }
-  let frame = p.batch * u.T + u32(t) - u.first_frame;
-  let row = frame * u.Y + u32(y) / u.upsample;
-  return i32(u.x_first + (row * u.X + u32(x) / u.upsample) * u.K);
-}`
 
 const tileHead = (block: { M: number; N: number }): string => /* wgsl */ `
   let m0 = (tile % u.tiles_m) * ${block.M}u;
@@ -139,7 +80,7 @@ function directText(variant: Conv3dVariant): KernelText {
     ].join('\n'),
   )
   return {
-    declarations: geometry,
+    declarations: convGeometry,
     main: [
       `let tile = group * ${size}u + local;`,
       `if (tile >= u.tiles) { return; }`,
@@ -219,7 +160,7 @@ function broadcastText(variant: Conv3dVariant): KernelText {
   return {
     directives: subgroupDirectives,
     builtins: '@builtin(subgroup_invocation_id) lane: u32',
-    declarations: geometry,
+    declarations: convGeometry,
     main: [
       `let tile = group;`,
       `if (tile >= u.tiles) { return; }`,
@@ -275,7 +216,7 @@ function tileText(variant: Conv3dVariant): KernelText {
   let e = element_of(p, kt, ky, kx);`
   return {
     declarations: [
-      geometry,
+      convGeometry,
       `var<workgroup> tile_a: array<f32, ${blockM * blockK}>;`,
       `var<workgroup> tile_b: array<f32, ${blockN * blockK}>;`,
       kWidth === 4

@@ -1,0 +1,197 @@
+import {
+  f16FromF32,
+  f32FromF16,
+  normals,
+  numElements,
+  type Conv3dOptions,
+  type Tensor,
+} from '@kinora/kernel-api'
+import * as reference from '@kinora/kernel-api/testing'
+import { describe, expect, it } from 'vitest'
+
+import { createEmulatedGpu, emulatedAdapterInfo } from '../../test/emulated-gpu/emulated-gpu.ts'
+import { createDevice } from './device/wgpu-device.ts'
+
+// The tensor-core kernels in an interpreter that checks bounds, barriers and races, since no software driver has subgroup
+// matrices. Sizes are the smallest that reach every edge: blocks cut off on both sides, a last step, padding.
+
+const device = createDevice(createEmulatedGpu(), emulatedAdapterInfo)
+const { ops } = device
+/** Tests share the processor with others, and an interpreter is slow. */
+const SLOW = 120_000
+
+interface Operand {
+  readonly tensor: Tensor
+  readonly values: reference.RefArray
+}
+let stream = 1
+function put(shape: readonly number[], dtype: 'f32' | 'f16', scale = 1): Operand {
+  const values = normals(7, stream++, numElements(shape)).map((x) => x * scale)
+  const bits = f16FromF32(values)
+  return {
+    tensor: device.upload(dtype === 'f32' ? values : bits, shape, dtype),
+    values: reference.refArray(shape, dtype === 'f32' ? values : f32FromF16(bits)),
+  }
+}
+
+/** ‖got − want‖ / ‖want‖. */
+async function distance(got: Tensor, want: reference.RefArray): Promise<number> {
+  expect(got.shape).toEqual(want.shape)
+  const values = await device.read(got)
+  let difference = 0
+  let norm = 0
+  for (let i = 0; i < values.length; i++) {
+    difference += (values[i]! - want.data[i]!) ** 2
+    norm += want.data[i]! ** 2
+  }
+  return Math.sqrt(difference / norm)
+}
+
+interface ConvRow {
+  readonly x: readonly number[]
+  readonly O: number
+  readonly kernel: readonly [number, number, number]
+  readonly options: Omit<Conv3dOptions, 'bias'>
+  readonly bias?: boolean
+}
+const causal = [
+  [2, 0],
+  [1, 1],
+  [1, 1],
+] as const
+const convolutions: ConvRow[] = [
+  {
+    x: [1, 3, 23, 31, 32],
+    O: 104,
+    kernel: [2, 1, 2],
+    options: {
+      padding: [
+        [1, 0],
+        [0, 0],
+        [1, 0],
+      ],
+    },
+    bias: true,
+  },
+  { x: [1, 3, 23, 31, 3], O: 40, kernel: [3, 3, 3], options: { padding: causal }, bias: true },
+  {
+    x: [1, 1, 24, 23, 32],
+    O: 128,
+    kernel: [1, 2, 3],
+    options: {
+      padding: [
+        [0, 0],
+        [1, 0],
+        [1, 1],
+      ],
+      upsample: 2,
+    },
+  },
+  {
+    x: [2, 5, 24, 23, 64],
+    O: 32,
+    kernel: [3, 1, 1],
+    options: { stride: [2, 1, 1] },
+    bias: true,
+  },
+  {
+    x: [1, 1, 95, 93, 32],
+    O: 32,
+    kernel: [1, 3, 3],
+    options: {
+      stride: [1, 2, 2],
+      padding: [
+        [0, 0],
+        [0, 1],
+        [0, 1],
+      ],
+    },
+  },
+]
+
+describe('conv3d on subgroup matrices', () => {
+  for (const dtype of ['f32', 'f16'] as const) {
+    for (const { x: shape, O, kernel, options, bias: hasBias } of convolutions) {
+      it(
+        `${dtype}, x [${shape.join(',')}], O ${O}, kernel [${kernel.join(',')}]`,
+        async () => {
+          const K = shape[4]!
+          const x = put(shape, dtype)
+          const w = put(
+            [O, ...kernel, K],
+            dtype,
+            1 / Math.sqrt(kernel[0] * kernel[1] * kernel[2] * K),
+          )
+          const bias = hasBias ? put([O], dtype) : undefined
+          const y = ops.conv3d(x.tensor, w.tensor, {
+            ...options,
+            ...(bias ? { bias: bias.tensor } : {}),
+          })
+          const want = reference.conv3d(x.values, w.values, {
+            ...options,
+            ...(bias ? { bias: bias.values } : {}),
+          })
+          expect(await distance(y, want)).toBeLessThan(dtype === 'f32' ? 3e-6 : 5e-4)
+        },
+        SLOW,
+      )
+    }
+  }
+})
+
+describe('linear on subgroup matrices', () => {
+  it(
+    'has the gradients of the reference, with an adapter',
+    async () => {
+      const [M, N, K, rank] = [150, 136, 256, 24] as const
+      const x = put([1, M, K], 'f16')
+      const w = put([N, K], 'f16', 1 / 16)
+      const bias = put([N], 'f16')
+      const dy = put([1, M, N], 'f16')
+      const a = put([rank, K], 'f32', 1 / 16)
+      const b = put([N, rank], 'f32')
+      const adapters = [{ a: a.tensor, b: b.tensor, scale: 0.5 }]
+      const own = [{ a: a.values, b: b.values, scale: 0.5 }]
+      const y = ops.linear(x.tensor, w.tensor, { bias: bias.tensor, adapters })
+      expect(
+        await distance(y, reference.linear(x.values, w.values, bias.values, own)),
+      ).toBeLessThan(1e-3)
+      const got = ops.linearGrad(dy.tensor, x.tensor, w.tensor, { adapters, needsX: true })
+      const want = reference.linearGrad(dy.values, x.values, w.values, own)
+      expect(await distance(got.dx!, want.dx)).toBeLessThan(1e-3)
+      expect(await distance(got.adapters[0]!.da, want.adapters[0]!.da)).toBeLessThan(1e-3)
+      expect(await distance(got.adapters[0]!.db, want.adapters[0]!.db)).toBeLessThan(1e-3)
+    },
+    SLOW,
+  )
+})
+
+describe('attention on subgroup matrices', () => {
+  for (const [N, M, H] of [
+    [128, 160, 2],
+    [150, 133, 1],
+  ] as const) {
+    it(
+      `${N} queries, ${M} keys`,
+      async () => {
+        const [q, k, v, dout] = [N, M, M, N].map((rows) => put([1, rows, H, 128], 'f16')) as [
+          Operand,
+          Operand,
+          Operand,
+          Operand,
+        ]
+        const { out, lse } = ops.attention(q.tensor, k.tensor, v.tensor)
+        const want = reference.attention(q.values, k.values, v.values)
+        expect(await distance(out, want.out)).toBeLessThan(1e-3)
+        expect(await distance(lse, want.lse)).toBeLessThan(1e-5)
+        const saved = { q: q.tensor, k: k.tensor, v: v.tensor, out, lse }
+        const got = ops.attentionGrad(dout.tensor, saved)
+        const grads = reference.attentionGrad(dout.values, q.values, k.values, v.values)
+        for (const name of ['dq', 'dk', 'dv'] as const) {
+          expect(await distance(got[name], grads[name]), name).toBeLessThan(2e-3)
+        }
+      },
+      SLOW,
+    )
+  }
+})

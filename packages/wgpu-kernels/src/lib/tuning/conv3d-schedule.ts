@@ -1,0 +1,43 @@
+// Axes: M pixels of the result, K channels in, O channels out.
+import type { AdapterProfile } from '../device/adapter-profile.ts'
+import {
+  CONV_MATRIX_SIZE,
+  convMatrixBytes,
+  convMatrixStep,
+  type ConvMatrixVariant,
+} from '../kernels/conv3d/matrix/matrix.wgsl.ts'
+import { hasMatrixUnit } from './matrix-unit.ts'
+
+/** What the unit of a convolution is chosen by. */
+export interface ConvShape {
+  readonly M: number
+  readonly O: number
+  readonly K: number
+  readonly dtype: 'f32' | 'f16'
+  readonly bias: 'none' | 'f32' | 'f16'
+}
+
+/** Pixels below which tensor cores are not worth the packing of the weights. */
+const FEWEST_PIXELS = 2048
+/** Channels out below which most of a block would be idle. */
+const FEWEST_CHANNELS = 32
+
+/** The tensor-core variant of a convolution, if its extents allow one. */
+export function chooseConvMatrix(
+  profile: AdapterProfile,
+  { M, O, K, dtype, bias }: ConvShape,
+): ConvMatrixVariant | undefined {
+  if (!hasMatrixUnit(profile)) return undefined
+  if (M < FEWEST_PIXELS || O < FEWEST_CHANNELS || O % 8 !== 0) return undefined
+  const padded = (block: number): number => Math.ceil(O / block) * block
+  const variant: ConvMatrixVariant = {
+    dtype,
+    bias,
+    channels: K % convMatrixStep(dtype) === 0 ? 'blocks' : 'gather',
+    // Two halves of each operand leave no registers for more than 96.
+    blockN: dtype === 'f16' && padded(128) <= padded(96) ? 128 : 96,
+  }
+  const { maxWorkgroupBytes, maxInvocations } = profile.limits
+  const fits = convMatrixBytes(variant) <= maxWorkgroupBytes && CONV_MATRIX_SIZE <= maxInvocations
+  return fits ? variant : undefined
+}
