@@ -1,4 +1,5 @@
 export { prepareClips, prepareClipsIter, type PrepareClipsEvent } from './lib/prepare-clips.ts'
+export { mergeShards, mergeShardsIter } from './lib/merge-shards.ts'
 export {
   mergeShardsOptions,
   prepareClipsOptions,

@@ -28,7 +28,13 @@ export const clipPrepErrors = defineErrors('CLIP_PREP', {
     fix: 'Run the missing shards, or wait until their machines are done, and merge again.',
   },
   SHARDS_DISAGREE: {
-    message: (a: string, b: string) => `${a} and ${b} were made with different options.`,
-    fix: 'Run every shard with the same options: finished clips that still fit are kept.',
+    message: (a: string, b: string) =>
+      `${a} and ${b} were made with different options or numbers of shards.`,
+    fix: 'Remove the manifests of older runs, and run every shard with the same options: finished clips that still fit are kept.',
+  },
+  MISSING_CLIP: {
+    message: (clip: string, file: string) =>
+      `${clip}, cut from ${file}, is in the manifest of a shard but not in the folder, or was changed.`,
+    fix: 'Run the shard that has this file again: only what is missing is cut.',
   },
 })

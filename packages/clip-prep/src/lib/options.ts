@@ -5,6 +5,9 @@ import { shotDetectors, type ShotDetector } from './detect-shots.ts'
 const keysOf = <Key extends string>(record: Record<Key, unknown>) =>
   Object.keys(record) as [Key, ...Key[]]
 
+/** `NAME=START-END`, in seconds of the footage. */
+export const rangeEdit = /^(.+)=(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$/
+
 export const prepareClipsOptions = z.strictObject({
   source: z.string().min(1).describe('Folder of footage, read recursively, or one video file.'),
   out: z
@@ -47,6 +50,24 @@ export const prepareClipsOptions = z.strictObject({
     .max(5)
     .default(0.04)
     .describe('Seconds of stillness left before and after the motion.'),
+  untrim: z
+    .array(z.string().min(1))
+    .default([])
+    .describe('Undo the trim of these clips, by name as in the report; each keeps its whole shot.'),
+  range: z
+    .array(
+      z
+        .string()
+        .regex(rangeEdit, 'a range looks like take_001=1.20-4.80')
+        .refine((text) => {
+          const [, , start, end] = rangeEdit.exec(text) ?? []
+          return Number(start) < Number(end)
+        }, 'a range ends after it starts'),
+    )
+    .default([])
+    .describe(
+      'Keep this range of a clip instead, as take_001=1.20-4.80, in seconds of its footage; it stays inside the shot.',
+    ),
   keepStill: z
     .boolean()
     .default(false)
@@ -122,6 +143,7 @@ export type PrepareClipsSettings = z.output<typeof prepareClipsOptions>
 export const mergeShardsOptions = z.strictObject({
   out: z.string().min(1).describe('Output folder that the shards share.'),
   report: z.boolean().default(true).describe('Write report.html over all shards.'),
+  dryRun: z.boolean().default(false).describe('Join and print the manifest; write nothing.'),
 })
 
 export type MergeShardsOptions = z.input<typeof mergeShardsOptions>

@@ -5,8 +5,9 @@ import { classifyMotion } from './classify-motion.ts'
 import type { ClipFlag, DropReason } from './clip-flags.ts'
 import { detectShots, type Shot, type ShotList } from './detect-shots.ts'
 import type { MotionStep } from './motion-step.ts'
-import type { PrepareClipsSettings } from './options.ts'
-import { findMovingRange, stillEnergy } from './static-trim.ts'
+import { nameMismatch } from './named-motion.ts'
+import { rangeEdit, type PrepareClipsSettings } from './options.ts'
+import { findMovingRange, stillEnergy, type MovingRange } from './static-trim.ts'
 import type { VideoAnalysis } from './video-analysis.ts'
 
 /** One file of footage and what was measured on it. */
@@ -54,6 +55,8 @@ export interface PlannedClip {
 export interface FootagePlan {
   clips: PlannedClip[]
   dropped: DroppedRecord[]
+  /** The names of `untrim` and `range` that were found in this file. */
+  edited: string[]
 }
 
 /** Raised whenever cutting changes what comes out, so that finished clips are cut again. */
@@ -77,6 +80,8 @@ export type PlanSettings = Pick<
   | 'trim'
   | 'trimPad'
   | 'keepStill'
+  | 'untrim'
+  | 'range'
   | 'minDuration'
   | 'maxDuration'
   | 'crop'
@@ -90,6 +95,8 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
   const { analysis, file } = footage
   const clips: PlannedClip[] = []
   const dropped: DroppedRecord[] = []
+  const edited: string[] = []
+  const edits = editsOf(settings)
   const drop = (reason: DropReason, start: number, end: number, detail?: string) =>
     dropped.push({
       type: 'dropped',
@@ -112,16 +119,16 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
       continue
     }
     const steps = stepsWithin(analysis.steps, range)
-    const moving = settings.trim
-      ? findMovingRange(steps, range, settings.trimPad)
-      : {
-          ...range,
-          moves: true,
-          threshold: stillEnergy,
-          reason: 'Trimming was switched off.',
-        }
+    const shotName = clipName(footage.stem, shot.index)
+    const edit = edits.get(shotName)
+    if (edit) edited.push(shotName)
+    const moving = edit
+      ? editedRange(edit, shot, range)
+      : settings.trim
+        ? findMovingRange(steps, range, settings.trimPad)
+        : { ...range, moves: true, threshold: stillEnergy, reason: 'Trimming was switched off.' }
     if (!moving.moves && !settings.keepStill) {
-      drop('still', range.start, range.end, moving.reason)
+      drop('still', range.start, range.end, `${moving.reason} Keep it with --untrim ${shotName}.`)
       continue
     }
     // Frames exist at their own times only: the range begins and ends at frames.
@@ -153,10 +160,10 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
         planClip(footage, settings, {
           shot,
           range: piece,
-          name: clipName(footage.stem, shot.index, part, numParts),
+          name: numParts === 1 ? shotName : `${shotName}-${part + 1}`,
           trim: {
-            head: part === 0 ? trimmedLength(exact.start - range.start) : 0,
-            tail: part === numParts - 1 ? trimmedLength(range.end - exact.end) : 0,
+            head: part === 0 ? trimmedLength(Math.max(0, exact.start - range.start)) : 0,
+            tail: part === numParts - 1 ? trimmedLength(Math.max(0, range.end - exact.end)) : 0,
             reason: moving.reason,
             threshold: round(moving.threshold, 4),
           },
@@ -168,12 +175,38 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
       drop('static', range.start, exact.start, 'Trimmed off the start.')
     if (trimmed.tail >= leastTrimmed) drop('static', exact.end, range.end, 'Trimmed off the end.')
   }
-  return { clips, dropped }
+  return { clips, dropped, edited }
 }
 
-function clipName(stem: string, shotIndex: number, part: number, numParts: number): string {
-  const number = String(shotIndex + 1).padStart(3, '0')
-  return numParts === 1 ? `${stem}_${number}` : `${stem}_${number}-${part + 1}`
+/** Name of a shot's clip, as `untrim` and `range` take it. */
+function clipName(stem: string, shotIndex: number): string {
+  return `${stem}_${String(shotIndex + 1).padStart(3, '0')}`
+}
+
+/** What was asked for by hand for one clip: its own range, or all of its shot. */
+type RangeEdit = { start: number; end: number } | 'untrimmed'
+
+function editsOf({ untrim, range }: Pick<PlanSettings, 'untrim' | 'range'>) {
+  const edits = new Map<string, RangeEdit>(untrim.map((name) => [name, 'untrimmed']))
+  for (const text of range) {
+    const [, name, start, end] = rangeEdit.exec(text)!
+    edits.set(name!, { start: Number(start), end: Number(end) })
+  }
+  return edits
+}
+
+/** The range that was asked for, inside the shot: a clip never reaches over a cut. */
+function editedRange(
+  edit: RangeEdit,
+  shot: Shot,
+  withoutMargins: { start: number; end: number },
+): MovingRange {
+  const facts = { moves: true, threshold: stillEnergy }
+  if (edit === 'untrimmed')
+    return { ...withoutMargins, ...facts, reason: 'The trim was undone by --untrim.' }
+  const start = Math.min(Math.max(edit.start, shot.start), shot.end)
+  const end = Math.max(start, Math.min(edit.end, shot.end))
+  return { start, end, ...facts, reason: 'The range was set by --range.' }
 }
 
 function withMargins(
@@ -252,7 +285,7 @@ function planClip(
   const barArea = bars ? 1 - (bars.width * bars.height) / (probe.width * probe.height) : 0
   const { scores, flags } = scoreRange(analysis, range, steps, settings, barArea)
   if (bars && settings.crop === 'none') flags.push('black-bars')
-  if (motion && namedMotionDisagrees(file, motion)) flags.push('name-disagrees')
+  if (motion && nameMismatch(file, motion)) flags.push('name-disagrees')
   const shotSteps = stepsWithin(analysis.steps, shot)
   const id = createHash('sha256')
     .update(
@@ -458,31 +491,6 @@ function shakeOf(steps: readonly MotionStep[]): number {
     seconds += length
   }
   return seconds > 0 ? sum / seconds : 0
-}
-
-/** Words that file and folder names use for camera motions, and the measured classes that agree with them. */
-const namedMotions: readonly [RegExp, readonly ClipMotion['camera'][]][] = [
-  [/\borbit(s|ing)?\b|\barc\b|\b360\b/, ['orbit']],
-  [/\bpan(s|ning)?[ _-]?left\b/, ['pan-left']],
-  [/\bpan(s|ning)?[ _-]?right\b/, ['pan-right']],
-  [/\bpan(s|ning)?\b/, ['pan-left', 'pan-right', 'orbit']],
-  [/\btilt(s|ing)?[ _-]?up\b/, ['tilt-up']],
-  [/\btilt(s|ing)?[ _-]?down\b/, ['tilt-down']],
-  [/\btilt(s|ing)?\b/, ['tilt-up', 'tilt-down']],
-  [/\b(zoom|dolly|push|fly)(s|ing)?[ _-]?in\b/, ['zoom-in']],
-  [/\b(zoom|dolly|pull)(s|ing)?[ _-]?(out|back)\b/, ['zoom-out']],
-  [/\broll(s|ing)?\b/, ['roll', 'orbit']],
-  [/\b(locked|tripod)\b/, ['static', 'subject']],
-]
-
-function namedMotionDisagrees(file: string, { camera }: ClipMotion): boolean {
-  const words = file.toLowerCase().replace(/[_./]+/g, ' ')
-  for (const [name, agreeing] of namedMotions) {
-    const spoken = words.replace(/-/g, ' ')
-    if (name.test(spoken) || name.test(words))
-      return camera !== 'mixed' && !agreeing.includes(camera)
-  }
-  return false
 }
 
 function round(value: number, digits = 4): number {

@@ -5,7 +5,7 @@ import {
   type DroppedRecord,
   type ManifestHeader,
 } from '@kinora/config-schema'
-import { checkFfmpeg, cutVideo, type VideoFrame } from '@kinora/media'
+import { checkFfmpeg, cutVideo, type MediaProbe, type VideoFrame } from '@kinora/media'
 import {
   drain,
   lockFolder,
@@ -18,7 +18,7 @@ import {
 import { readFile, stat } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import type { DropReason } from './clip-flags.ts'
+import { clipFlags, type DropReason } from './clip-flags.ts'
 import {
   createPictureScorer,
   judgePictures,
@@ -32,13 +32,16 @@ import { clipPrepErrors } from './errors.ts'
 import { isInShard, listFootage, type FootageFile } from './list-footage.ts'
 import {
   prepareClipsOptions,
+  rangeEdit,
   type PrepareClipsOptions,
   type PrepareClipsSettings,
 } from './options.ts'
+import { nameMismatch } from './named-motion.ts'
 import { planClips, type FootagePlan, type PlannedClip } from './plan-clips.ts'
 import { readFootage, refusalOf } from './read-footage.ts'
 import { writeReport } from './report.ts'
 import { runPool } from './task-pool.ts'
+import type { VideoAnalysis } from './video-analysis.ts'
 import { toolName } from './tool-name.ts'
 import { hashFile, openWorkState, type StoredClip, type WorkState } from './work-state.ts'
 
@@ -91,14 +94,20 @@ async function* prepareLocked(
   const jobs = settings.jobs ?? availableParallelism()
 
   const { plans, dropped, numRefused } = yield* analyseAll(settings, files, state, jobs, context)
+  const footage = new Map<string, MediaProbe>()
+  for (const { file, path } of files) {
+    const probe = plans.get(file)?.probe
+    if (probe) footage.set(file, { ...probe, file: path })
+  }
   const clips = files.flatMap(({ file }) => plans.get(file)?.clips ?? [])
+  yield* warnings(clips, [...plans.values()], settings)
   let cut: StoredClip[]
   let chosen: ChosenClips
   if (settings.dryRun) {
     cut = clips.map((clip) => plannedOnly(clip, settings))
     chosen = chooseClips(cut, settings)
   } else {
-    cut = yield* cutAll(settings, files, clips, state, jobs, dropped, false, context)
+    cut = yield* cutAll(settings, footage, clips, state, jobs, dropped, false, context)
     chosen = chooseClips(cut, settings)
     // A clip that an earlier run left out and took away may be wanted now.
     if (chosen.kept.some(({ droppedFor }) => droppedFor !== undefined)) {
@@ -107,7 +116,7 @@ async function* prepareLocked(
       const rest = cut.filter(({ id }) => !wanted.has(id))
       cut = [
         ...rest,
-        ...(yield* cutAll(settings, files, again, state, jobs, dropped, true, context)),
+        ...(yield* cutAll(settings, footage, again, state, jobs, dropped, true, context)),
       ]
       chosen = chooseClips(cut, settings)
     }
@@ -136,6 +145,10 @@ async function* prepareLocked(
   return manifest
 }
 
+interface AnalysedPlan extends FootagePlan {
+  probe: VideoAnalysis['probe']
+}
+
 async function* analyseAll(
   settings: PrepareClipsSettings,
   files: readonly FootageFile[],
@@ -144,9 +157,9 @@ async function* analyseAll(
   context: RunContext,
 ): AsyncGenerator<
   PrepareClipsEvent,
-  { plans: Map<string, FootagePlan>; dropped: DroppedRecord[]; numRefused: number }
+  { plans: Map<string, AnalysedPlan>; dropped: DroppedRecord[]; numRefused: number }
 > {
-  const plans = new Map<string, FootagePlan>()
+  const plans = new Map<string, AnalysedPlan>()
   const refused = new Map<string, DroppedRecord>()
   const hashes = new Map<string, string>()
   const threads = Math.max(1, Math.floor(availableParallelism() / Math.min(jobs, files.length)))
@@ -194,7 +207,8 @@ async function* analyseAll(
     } else {
       const { analysis, pictures } = stored
       const { file, stem } = footage
-      plans.set(file, planClips({ file, stem, sha256, analysis, pictures }, settings))
+      const plan = planClips({ file, stem, sha256, analysis, pictures }, settings)
+      plans.set(file, { ...plan, probe: analysis.probe })
     }
     underWay.delete(footage.file)
     done++
@@ -224,9 +238,39 @@ async function* analyseAll(
   return { plans, dropped, numRefused: refused.size }
 }
 
+/** What the plan already shows to be amiss, before anything is cut. */
+function* warnings(
+  clips: readonly PlannedClip[],
+  plans: readonly FootagePlan[],
+  { untrim, range, shard }: PrepareClipsSettings,
+): Generator<PrepareClipsEvent> {
+  for (const { name, source, motion } of clips) {
+    const mismatch = motion && nameMismatch(source.file, motion)
+    if (mismatch)
+      yield {
+        type: 'warning',
+        code: 'CLIP_PREP_NAME_DISAGREES',
+        message: `${name}: ${mismatch}`,
+        fix: clipFlags['name-disagrees'].fix,
+      }
+  }
+  // Another shard may have the clip.
+  if (shard !== undefined) return
+  const found = new Set(plans.flatMap(({ edited }) => edited))
+  for (const name of [...untrim, ...range.map((text) => rangeEdit.exec(text)![1]!)]) {
+    if (!found.has(name))
+      yield {
+        type: 'warning',
+        code: 'CLIP_PREP_NO_SUCH_CLIP',
+        message: `No shot is called ${name}, so its --untrim or --range did nothing.`,
+        fix: 'Take the name from report.html or the manifest: folder/file_001, without clips/ and .mp4.',
+      }
+  }
+}
+
 async function* cutAll(
   settings: PrepareClipsSettings,
-  files: readonly FootageFile[],
+  footage: ReadonlyMap<string, MediaProbe>,
   clips: readonly PlannedClip[],
   state: WorkState,
   jobs: number,
@@ -234,7 +278,6 @@ async function* cutAll(
   evenDropped: boolean,
   context: RunContext,
 ): AsyncGenerator<PrepareClipsEvent, StoredClip[]> {
-  const paths = new Map(files.map(({ file, path }) => [file, path]))
   const found = await Promise.all(clips.map(({ id }) => state.readClip(id)))
   const finished = new Map<string, StoredClip>()
   const missing: PlannedClip[] = []
@@ -257,14 +300,14 @@ async function* cutAll(
   )
   yield* runPool<PlannedClip, PrepareClipsEvent>(missing, jobs, async (clip, say) => {
     context.signal?.throwIfAborted()
-    const path = paths.get(clip.source.file)!
+    const probe = footage.get(clip.source.file)!
     try {
-      const stored = await cutClip(settings, path, clip, threads, context)
+      const stored = await cutClip(settings, probe, clip, threads, context)
       await state.writeClip(stored)
       finished.set(clip.id, stored)
     } catch (error) {
       context.signal?.throwIfAborted()
-      const refusal = refusalOf(error, path)
+      const refusal = refusalOf(error, probe.file)
       if (!refusal) throw error
       const { file, start, end } = clip.source
       dropped.push({ type: 'dropped', file, start, end, ...refusal })
@@ -278,7 +321,7 @@ async function* cutAll(
 
 async function cutClip(
   settings: PrepareClipsSettings,
-  source: string,
+  probe: MediaProbe,
   clip: PlannedClip,
   threads: number,
   context: RunContext,
@@ -289,9 +332,10 @@ async function cutClip(
   const every = Math.max(1, Math.floor(clip.numFrames / previewCount))
   const pictures: VideoFrame[] = []
   const written = await cutVideo(
-    source,
+    probe.file,
     target,
     {
+      probe,
       start: clip.source.start,
       end: clip.source.end,
       fps: settings.fps,

@@ -50,7 +50,10 @@ export interface WorkState {
   writeClip(clip: StoredClip): Promise<void>
   /** Takes the files of clips that were left out away, and remembers why. */
   hideClips(clips: readonly (StoredClip & { droppedFor: ClipFlag })[]): Promise<void>
-  /** Removes clips that earlier runs made and `keep` does not name. Files that others put beside them stay. */
+  /**
+   * Removes clips that earlier runs made and `keep` does not name. Files that others put beside them stay, and so does the
+   * memory of clips that were left out on purpose, which have no files.
+   */
   removeOtherClips(keep: ReadonlySet<string>): Promise<number>
 }
 
@@ -113,7 +116,7 @@ export function openWorkState(out: string, { readOnly = false } = {}): WorkState
         if (keep.has(stored.id)) {
           kept.add(stored.record.file)
           if (stored.record.strip) kept.add(stored.record.strip)
-        } else others.push(stored)
+        } else if (stored.droppedFor === undefined) others.push(stored)
       }
       for (const { id, record } of others) {
         for (const file of [record.file, record.strip])
