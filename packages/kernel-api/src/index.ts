@@ -9,6 +9,7 @@ export type {
   ParkOptions,
 } from './lib/device.ts'
 export { blockStateNumbers, stateBlockSize } from './lib/block-state.ts'
+export { dropoutHash, dropoutKey } from './lib/dropout-hash.ts'
 export { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from './lib/half-floats.ts'
 export type {
   AdamW8bitSlot,
@@ -20,6 +21,7 @@ export type {
   BlockState,
   CheckpointOptions,
   Conv3dOptions,
+  DropoutOptions,
   LayerNormOptions,
   LinearGradOptions,
   LinearGrads,

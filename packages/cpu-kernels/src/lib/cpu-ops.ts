@@ -11,6 +11,7 @@ import {
   type AttentionResult,
   type BlockState,
   type Conv3dOptions,
+  type DropoutOptions,
   type DType,
   type LayerNormOptions,
   type LinearGradOptions,
@@ -40,7 +41,18 @@ import {
   rmsNormGrad,
   type ChannelArray,
 } from './kernels/norm.ts'
-import { add, affine, gated, gelu, geluGrad, mul, rope, silu } from './kernels/pointwise.ts'
+import {
+  add,
+  affine,
+  dropout,
+  gated,
+  gelu,
+  geluGrad,
+  mul,
+  rope,
+  rsqrt,
+  silu,
+} from './kernels/pointwise.ts'
 import { quantizeFloat8, quantizeUint4 } from './kernels/quantize.ts'
 import { unpackWeight } from './kernels/unpack-weight.ts'
 import { describe, type FloatArray, type Memory } from './memory.ts'
@@ -297,6 +309,21 @@ export class CpuOps implements Ops {
   silu(x: Tensor): Tensor {
     const y = this.#float('silu', x.shape, x.dtype)
     silu(this.#memory.floats('silu', x), y.data)
+    return this.#memory.finish(y.tensor)
+  }
+
+  rsqrt(x: Tensor): Tensor {
+    const y = this.#float('rsqrt', x.shape, x.dtype)
+    rsqrt(this.#memory.floats('rsqrt', x), y.data)
+    return this.#memory.finish(y.tensor)
+  }
+
+  dropout(x: Tensor, options: DropoutOptions): Tensor {
+    const op = 'dropout'
+    const { probability } = options
+    check(probability >= 0 && probability < 1, op, () => `its probability is ${probability}`)
+    const y = this.#float(op, x.shape, x.dtype)
+    dropout(this.#memory.floats(op, x), y.data, options)
     return this.#memory.finish(y.tensor)
   }
 

@@ -59,6 +59,15 @@ export interface AttentionResult {
   lse: Tensor
 }
 
+export interface DropoutOptions {
+  /** From 0 to below 1. */
+  probability: number
+  /** Integer, 0 to 2^53 − 1: the run. */
+  seed: number
+  /** Integer, 0 to 2^53 − 1: what is dropped out, and when. */
+  stream: number
+}
+
 export interface NormOptions {
   eps: number
   /** Dtype of the result; that of `x` unless given. */
@@ -206,6 +215,13 @@ export interface Ops {
   geluGrad(dy: Tensor, x: Tensor): Tensor
   /** x · sigmoid(x). */
   silu(x: Tensor): Tensor
+  /** 1 / √x for x > 0. */
+  rsqrt(x: Tensor): Tensor
+  /**
+   * Element i is 0 where its hash is below `probability` · 2^32, else x / (1 − probability). The hash is `dropoutHash`, of seed, stream
+   * and i alone: the same elements go on every device and each time, and the gradient is the op itself on dy.
+   */
+  dropout(x: Tensor, options: DropoutOptions): Tensor
 
   /** a + b; b has the shape of a, or that of its trailing axes (a bias). In the dtype of a. */
   add(a: Tensor, b: Tensor): Tensor

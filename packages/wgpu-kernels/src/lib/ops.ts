@@ -13,7 +13,7 @@ import { gatedAdd, gatedAddGrad } from './kernels/gated-add/gated-add.ts'
 import { linear, linearGrad } from './kernels/linear/linear.ts'
 import { loss, lossGrad } from './kernels/loss/loss.ts'
 import { layerNorm, layerNormGrad, rmsNorm, rmsNormGrad } from './kernels/norm/norm.ts'
-import { applyPointwise, geluGrad } from './kernels/pointwise/pointwise.ts'
+import { applyPointwise, dropout, geluGrad } from './kernels/pointwise/pointwise.ts'
 import { quantize } from './kernels/quantize/quantize.ts'
 import { rope } from './kernels/rope/rope.ts'
 import { concat, permute, slice } from './kernels/strided-copy/strided-copy.ts'
@@ -39,6 +39,8 @@ export function createOps(run: Runner): Ops {
     gelu: (x) => run.scope(() => applyPointwise(run, 'gelu', x)),
     geluGrad: (dy, x) => run.scope(() => geluGrad(run, dy, x)),
     silu: (x) => run.scope(() => applyPointwise(run, 'silu', x)),
+    rsqrt: (x) => run.scope(() => applyPointwise(run, 'rsqrt', x)),
+    dropout: (x, options) => run.scope(() => dropout(run, x, options)),
     add: (a, b) => run.scope(() => applyBinary(run, 'add', a, b)),
     mul: (a, b) => run.scope(() => applyBinary(run, 'mul', a, b)),
     affine: (x, options) => run.scope(() => applyPointwise(run, 'affine', x, options)),

@@ -1,3 +1,4 @@
+import { dropoutHash, dropoutKey, type DropoutOptions } from '@kinora/kernel-api'
 import type { FloatArray } from '../memory.ts'
 
 const rootTwoOverPi = Math.sqrt(2 / Math.PI)
@@ -23,6 +24,21 @@ export function geluGrad(dy: FloatArray, x: FloatArray, dx: FloatArray): void {
 
 export function silu(x: FloatArray, y: FloatArray): void {
   for (let i = 0; i < x.length; i++) y[i] = x[i]! / (1 + Math.exp(-x[i]!))
+}
+
+export function rsqrt(x: FloatArray, y: FloatArray): void {
+  for (let i = 0; i < x.length; i++) y[i] = 1 / Math.sqrt(x[i]!)
+}
+
+export function dropout(
+  x: FloatArray,
+  y: FloatArray,
+  { probability, seed, stream }: DropoutOptions,
+): void {
+  const key = dropoutKey(seed, stream)
+  const threshold = probability * 2 ** 32
+  const factor = 1 / (1 - probability)
+  for (let i = 0; i < x.length; i++) y[i] = dropoutHash(key, i) < threshold ? 0 : x[i]! * factor
 }
 
 /** y = a + b, b repeated over the leading axes. */

@@ -195,3 +195,23 @@ describe('the references agree with numbers worked by hand', () => {
     expect(codes.data[0]).toBe(0x7e)
   })
 })
+
+test('dropout drops its share of any stream, and other elements with another', () => {
+  const ones = refArray(
+    [100_000],
+    Float64Array.from({ length: 100_000 }, () => 1),
+  )
+  const drawn = [3, 4].map((stream) =>
+    reference.dropout(ones, { probability: 0.2, seed: 9, stream }),
+  )
+  for (const { data } of drawn) {
+    const dropped = data.filter((value) => value === 0).length / data.length
+    expect(Math.abs(dropped - 0.2)).toBeLessThan(0.005)
+    expect(data.find((value) => value !== 0)).toBe(1.25)
+    // Neighbours are independent.
+    const pairs = data.filter((value, i) => value === 0 && data[i + 1] === 0).length / data.length
+    expect(Math.abs(pairs - 0.04)).toBeLessThan(0.003)
+  }
+  const both = drawn[0]!.data.filter((value, i) => value === 0 && drawn[1]!.data[i] === 0).length
+  expect(Math.abs(both / 100_000 - 0.04)).toBeLessThan(0.003)
+})

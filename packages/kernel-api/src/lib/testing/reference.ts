@@ -5,7 +5,8 @@
 
 import { blockStateNumbers, stateBlockSize } from '../block-state.ts'
 import { bf16FromF32, f16FromF32, f32FromBf16, f32FromF16 } from '../half-floats.ts'
-import type { AdamWOptions, LossKind } from '../ops.ts'
+import { dropoutHash, dropoutKey } from '../dropout-hash.ts'
+import type { AdamWOptions, DropoutOptions, LossKind } from '../ops.ts'
 import { numElements } from '../tensor.ts'
 
 /** A row-major array of f64. */
@@ -425,6 +426,23 @@ export function silu(x: RefArray): RefArray {
   return refArray(
     x.shape,
     x.data.map((u) => u / (1 + Math.exp(-u))),
+  )
+}
+
+/** 1 / √x. */
+export function rsqrt(x: RefArray): RefArray {
+  return refArray(
+    x.shape,
+    x.data.map((u) => 1 / Math.sqrt(u)),
+  )
+}
+
+/** x / (1 − p), or 0 where the hash says so. */
+export function dropout(x: RefArray, { probability, seed, stream }: DropoutOptions): RefArray {
+  const key = dropoutKey(seed, stream)
+  return refArray(
+    x.shape,
+    x.data.map((u, i) => (dropoutHash(key, i) < probability * 2 ** 32 ? 0 : u / (1 - probability))),
   )
 }
 

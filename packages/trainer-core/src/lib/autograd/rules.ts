@@ -1,5 +1,5 @@
 import type { Device, Ops, Tensor, Weight } from '@kinora/kernel-api'
-import { isPackedWeight } from '@kinora/kernel-api'
+import { isPackedWeight, numElements } from '@kinora/kernel-api'
 import { trainerErrors } from '../errors.ts'
 
 // How each op is gone back: one entry an op, in the order of `Ops`. An entry says what it reads, what its gradient needs, and
@@ -69,6 +69,40 @@ export function describeOps(
 
   const one = (call: Call): Tensor => perform(call)[0]!
 
+  /**
+   * dyᵀ x of a dense weight [O, K], as the gradient of an adapter beside the identity: its products are the ones backends have for
+   * sums over rows. Meant for weights with a short side.
+   */
+  function weightGradient(dy: Tensor, x: Tensor, weight: Tensor): Tensor {
+    const [o, k] = weight.shape as readonly [number, number]
+    const size = Math.min(o, k)
+    const identity = new Float32Array(size * size)
+    for (let i = 0; i < size; i++) identity[i * size + i] = 1
+    const eye = device.upload(identity, [size, size], 'f32')
+    const other = device.zeros([o, k], 'f32')
+    const { da, db } = ops.linearGrad(dy, x, weight, {
+      adapters: [o <= k ? { a: other, b: eye, scale: 1 } : { a: eye, b: other, scale: 1 }],
+      needsX: false,
+    }).adapters[0]!
+    const grad = o <= k ? da : db
+    return weight.dtype === 'f32' ? grad : ops.cast(grad, weight.dtype)
+  }
+
+  /** Sum over the leading axes of x, down to the shape and dtype of `like`. */
+  function sumToShape(x: Tensor, like: Tensor): Tensor {
+    const columns = numElements(like.shape)
+    const rows = numElements(x.shape) / columns
+    const ones = device.upload(new Float32Array(rows).fill(1), [rows, 1], 'f32')
+    const one = device.upload(Float32Array.of(1), [1, 1], 'f32')
+    const zeros = device.zeros([1, columns], 'f32')
+    const { da } = ops.linearGrad(ones, ops.reshape(x, [rows, columns]), zeros, {
+      adapters: [{ a: zeros, b: one, scale: 1 }],
+      needsX: false,
+    }).adapters[0]!
+    const sum = ops.reshape(da, like.shape)
+    return like.dtype === 'f32' ? sum : ops.cast(sum, like.dtype)
+  }
+
   /** An op without a gradient: an error only if one is asked of it. */
   const frozen = (name: string, constants: readonly Tensor[], run: () => readonly Tensor[]) =>
     perform({
@@ -85,19 +119,24 @@ export function describeOps(
   return {
     linear(x, weight, options = {}) {
       const adapters = options.adapters ?? []
+      const factors = adapters.flatMap(({ a, b }) => [a, b])
+      // A weight of a network is frozen; a small dense one may be trained (the factors of LoKr, a branch with dropout).
+      const dense = isPackedWeight(weight) ? undefined : weight
       return one({
         name: 'linear',
-        inputs: [x, ...adapters.flatMap(({ a, b }) => [a, b])],
-        constants: [...weightTensors(weight), ...present(options.bias)],
+        inputs: [x, ...factors, ...present(dense)],
+        constants: [...(dense ? [] : weightTensors(weight)), ...present(options.bias)],
         run: () => [ops.linear(x, weight, options)],
-        saves: () => [x, ...weightTensors(weight), ...adapters.flatMap(({ a, b }) => [a, b])],
+        saves: () => [x, ...weightTensors(weight), ...factors],
         grad: (douts, needs) => {
-          const grads = ops.linearGrad(only('linear', douts), x, weight, {
+          const dy = only('linear', douts)
+          const grads = ops.linearGrad(dy, x, weight, {
             adapters: adapters.length > 0 ? adapters : undefined,
             dtype: x.dtype,
             needsX: needs[0]!,
           })
-          return [grads.dx, ...grads.adapters.flatMap(({ da, db }) => [da, db])]
+          const ofWeight = needs[1 + factors.length] ? weightGradient(dy, x, dense!) : undefined
+          return [grads.dx, ...grads.adapters.flatMap(({ da, db }) => [da, db]), ofWeight]
         },
         keepAs: options.name,
       })
@@ -205,6 +244,16 @@ export function describeOps(
       }),
     geluGrad: (dy, x) => frozenOne('geluGrad', [dy, x], () => ops.geluGrad(dy, x)),
     silu: (x) => frozenOne('silu', [x], () => ops.silu(x)),
+    rsqrt: (x) => frozenOne('rsqrt', [x], () => ops.rsqrt(x)),
+    dropout: (x, options) =>
+      one({
+        name: 'dropout',
+        inputs: [x],
+        constants: [],
+        run: () => [ops.dropout(x, options)],
+        saves: nothing,
+        grad: (douts) => [ops.dropout(only('dropout', douts), options)],
+      }),
 
     add(a, b) {
       // The gradient of a broadcast bias would be a sum over rows, which no trained tensor of ours needs.
@@ -223,20 +272,20 @@ export function describeOps(
       })
     },
     mul(a, b) {
-      const broadcast = !sameShape(a, b)
+      const ofB = (dy: Tensor): Tensor => {
+        const db = ops.mul(dy, a)
+        if (!sameShape(a, b)) return sumToShape(db, b)
+        return b.dtype === db.dtype ? db : ops.cast(db, b.dtype)
+      }
       return one({
         name: 'mul',
-        inputs: broadcast ? [a] : [a, b],
-        constants: broadcast ? [b] : [],
+        inputs: [a, b],
+        constants: [],
         run: () => [ops.mul(a, b)],
         saves: () => [a, b],
         grad: (douts, needs) => {
           const dy = only('mul', douts)
-          const db = needs[1] ? ops.mul(dy, a) : undefined
-          return [
-            needs[0] ? ops.mul(dy, b) : undefined,
-            db && (b.dtype === db.dtype ? db : ops.cast(db, b.dtype)),
-          ]
+          return [needs[0] ? ops.mul(dy, b) : undefined, needs[1] ? ofB(dy) : undefined]
         },
       })
     },

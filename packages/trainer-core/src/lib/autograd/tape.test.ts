@@ -58,6 +58,30 @@ const cases: Case[] = [
       }
     },
   },
+  ...[
+    [3, 5],
+    [6, 5],
+  ].map(([o, k]) => ({
+    name: `linear: a trained weight [${o}, ${k}] beside an adapter`,
+    make() {
+      const [x, w] = [random(2, 3, k!), random(o!, k!)]
+      const adapter = { a: random(2, k!), b: random(o!, 2), scale: 0.7 }
+      return {
+        wanted: [x, w, adapter.a],
+        fn: (ops: Ops) => ops.linear(x, w, { adapters: [adapter] }),
+      }
+    },
+  })),
+  {
+    name: 'dropout',
+    make() {
+      const x = random(5, 7)
+      return {
+        wanted: [x],
+        fn: (ops) => ops.dropout(x, { probability: 0.3, seed: 1, stream: 2 }),
+      }
+    },
+  },
   {
     name: 'attention',
     make() {
@@ -144,8 +168,8 @@ const cases: Case[] = [
   {
     name: 'mul by a row',
     make() {
-      const [a, b] = [random(2, 3), random(3)]
-      return { wanted: [a], fn: (ops) => ops.mul(a, b) }
+      const [a, b] = [random(4, 2, 3), random(2, 3)]
+      return { wanted: [a, b], fn: (ops) => ops.mul(a, b) }
     },
   },
   {
@@ -405,8 +429,15 @@ describe('what the tape refuses', () => {
   }
   const refused: Record<string, (ops: Ops, x: Tensor) => Tensor> = {
     silu: (ops, x) => ops.silu(x),
+    rsqrt: (ops, x) => ops.rsqrt(x),
     sumSquares: (ops, x) => ops.sumSquares([x]),
-    'the weight of a linear': (ops, x) => ops.linear(device.zeros([2, 4], 'f32'), x),
+    'the scales of a packed weight': (ops, x) =>
+      ops.linear(device.zeros([2, 8], 'f32'), {
+        format: 'float8_e4m3',
+        shape: [16, 8],
+        codes: device.zeros([16, 2], 'u32'),
+        scales: ops.reshape(x, [16]),
+      }),
     'the weight of a norm': (ops, x) =>
       ops.rmsNorm(device.zeros([2, 4], 'f32'), ops.reshape(ops.slice(x, 0, 0, 1), [4]), { eps: 1 }),
     'a bias that is added': (ops, x) => ops.add(device.zeros([2, 4, 4], 'f32'), x),

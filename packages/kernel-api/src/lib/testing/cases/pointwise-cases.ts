@@ -43,6 +43,8 @@ function simpleCase(
 export function pointwiseCases(dtypes: readonly ComputeDType[]): ConformanceCase[] {
   return dtypes.flatMap((dtype) => [
     ...activationCases(dtype),
+    ...rsqrtCases(dtype),
+    ...dropoutCases(dtype),
     ...binaryCases(dtype, dtypes),
     ...gatedCases(dtype, dtypes),
     ...ropeCases(dtype),
@@ -129,6 +131,48 @@ function tailCase(value: number, dtype: ComputeDType): ConformanceCase {
       }
     },
   }
+}
+
+function rsqrtCases(dtype: ComputeDType): ConformanceCase[] {
+  const bound: Bound =
+    dtype === 'f16'
+      ? bounds.f16
+      : { max: 1e-6, why: 'WGSL allows inverseSqrt two units in the last place.' }
+  return [1, 7, 257, 4099].map((n) =>
+    simpleCase(
+      'rsqrt',
+      { x: `[${n}]`, dtype },
+      bound,
+      dtype,
+      (inputs) => {
+        // From 1e-4 to 1e4.
+        const x = inputs.normal([n]).data.map((value) => 10 ** Math.max(-4, Math.min(4, value)))
+        return [refArray([n], rounded(x, dtype))]
+      },
+      reference.rsqrt,
+      (ops, put, [x]) => ops.rsqrt(put(x!, dtype)),
+    ),
+  )
+}
+
+function dropoutCases(dtype: ComputeDType): ConformanceCase[] {
+  const rows = [
+    { shape: [1], probability: 0.5, seed: 0, stream: 0 },
+    { shape: [7, 13], probability: 0, seed: 42, stream: 1 },
+    { shape: [3, 257], probability: 0.1, seed: 2 ** 53 - 1, stream: 2 ** 40 + 7 },
+    { shape: [4099], probability: 0.9, seed: 42, stream: 2 ** 52 },
+  ]
+  return rows.map(({ shape, ...options }) =>
+    simpleCase(
+      'dropout',
+      { shape, ...options, dtype },
+      dtype === 'f32' ? bounds.f32 : bounds.f16,
+      dtype,
+      (inputs) => [inputs.normal(shape, dtype)],
+      (x) => reference.dropout(x, options),
+      (ops, put, [x]) => ops.dropout(put(x!, dtype), options),
+    ),
+  )
 }
 
 function binaryCases(dtype: ComputeDType, dtypes: readonly ComputeDType[]): ConformanceCase[] {

@@ -5,7 +5,7 @@ import type { Runner } from '../../program/runner.ts'
 import { expectFloat, expectSameShape } from '../../program/expect.ts'
 import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
 import { elementwiseSchedules } from '../../tuning/elementwise-schedule.ts'
-import type { Tensor } from '@kinora/kernel-api'
+import { dropoutKey, type DropoutOptions, type Tensor } from '@kinora/kernel-api'
 import {
   pointwiseBindings,
   pointwiseText,
@@ -16,31 +16,45 @@ import {
 const floats = ['f32', 'f16'] as const
 
 /**
- * y = f(x), element by element, in f32 whatever the dtype: gelu (tanh form), its gradient, silu, affine.
+ * y = f(x), element by element, in f32 whatever the dtype: gelu (tanh form), its gradient, silu, rsqrt,
+ * dropout, affine.
  *
  * - `x` dtype, read · `dy` dtype, read (gradients) · `y` dtype, written
  */
 export const pointwise = defineKernel<PointwiseVariant>({
   name: 'pointwise',
   bindings: pointwiseBindings,
-  uniforms: { n: 'u32', scale: 'f32', offset: 'f32' },
+  uniforms: {
+    n: 'u32',
+    start: 'u32',
+    scale: 'f32',
+    offset: 'f32',
+    // Of dropout: elements whose hash is below the threshold go.
+    key: 'u32',
+    threshold: 'u32',
+  },
   workgroupSize: ({ workgroupSize }) => workgroupSize,
   wgsl: pointwiseText,
   variants: () =>
     withSchedules(elementwiseSchedules, [
-      ...(['gelu', 'silu', 'affine'] as const).flatMap((fn) =>
+      ...(['gelu', 'silu', 'rsqrt', 'dropout', 'affine'] as const).flatMap((fn) =>
         floats.map((x) => ({ fn, x, dy: 'none' as const })),
       ),
       ...floats.flatMap((x) => floats.map((dy) => ({ fn: 'gelu-grad' as const, x, dy }))),
     ]),
 })
 
-/** `Ops.gelu`, `Ops.silu`, `Ops.affine`. */
+/** `Ops.gelu`, `Ops.silu`, `Ops.rsqrt`, `Ops.affine`, and what `dropout` comes to. */
 export function applyPointwise(
   run: Runner,
   fn: Exclude<PointwiseFunction, 'gelu-grad'>,
   input: Tensor,
-  { scale = 1, offset = 0 }: { scale?: number; offset?: number } = {},
+  {
+    scale = 1,
+    offset = 0,
+    key = 0,
+    threshold = 0,
+  }: { scale?: number; offset?: number; key?: number; threshold?: number } = {},
 ): WgpuTensor {
   expectFloat(fn, 'x', input)
   const x = computable(run, fn, input)
@@ -51,10 +65,23 @@ export function applyPointwise(
       { fn, x: scalarOf(x) as 'f32', dy: 'none' },
       {
         tensors: { x, y },
-        uniforms: { scale, offset },
+        uniforms: { scale, offset, key, threshold },
       },
     ),
   )
+}
+
+/** `Ops.dropout`. */
+export function dropout(
+  run: Runner,
+  x: Tensor,
+  { probability, seed, stream }: DropoutOptions,
+): WgpuTensor {
+  return applyPointwise(run, 'dropout', x, {
+    scale: 1 / (1 - probability),
+    key: dropoutKey(seed, stream),
+    threshold: Math.ceil(probability * 2 ** 32),
+  })
 }
 
 /** `Ops.geluGrad`. */
@@ -69,7 +96,7 @@ export function geluGrad(run: Runner, gradient: Tensor, input: Tensor): WgpuTens
       run,
       pointwise,
       { fn: 'gelu-grad', x: scalarOf(x) as 'f32', dy: scalarOf(dy) as 'f32' },
-      { tensors: { x, dy, y }, uniforms: { scale: 0, offset: 0 } },
+      { tensors: { x, dy, y }, uniforms: { scale: 0, offset: 0, key: 0, threshold: 0 } },
     ),
   )
 }
