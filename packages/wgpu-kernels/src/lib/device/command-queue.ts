@@ -58,6 +58,8 @@ export class CommandQueue {
   readonly #querySet: GPUQuerySet | undefined
   readonly #queryBuffer: GPUBuffer | undefined
   #timed: DispatchNote[] = []
+  /** Times of earlier batches, on their way to the host. */
+  readonly #resolved: { notes: readonly DispatchNote[]; ticks: GPUBuffer }[] = []
 
   constructor(options: CommandQueueOptions) {
     this.#options = options
@@ -168,6 +170,7 @@ export class CommandQueue {
         this.#queryBuffer!,
         0,
       )
+      if (2 * (this.#timed.length + BATCH_DISPATCHES) > QUERIES) this.#drainTimes(this.#encoder)
     }
     const { queue } = this.#device
     this.#device.pushErrorScope('validation')
@@ -184,29 +187,41 @@ export class CommandQueue {
     this.#options.onSubmit(notes, error)
   }
 
-  /** Times of the dispatches since the last call, in order; at most 1024 are kept. Only with `profile`. */
+  /** Times of the dispatches since the last call, in order. Only with `profile`. */
   async takeProfile(): Promise<KernelTime[]> {
     if (!this.#querySet) return []
     this.flush()
-    const timed = this.#timed
-    this.#timed = []
-    if (timed.length === 0) return []
-    const size = 16 * timed.length
-    const staging = this.#device.createBuffer({
+    if (this.#timed.length > 0) {
+      const encoder = this.#device.createCommandEncoder()
+      this.#drainTimes(encoder)
+      this.#device.queue.submit([encoder.finish()])
+    }
+    const times: KernelTime[] = []
+    for (const { notes, ticks: staging } of this.#resolved.splice(0)) {
+      await staging.mapAsync(MapMode.READ)
+      const ticks = new BigUint64Array(staging.getMappedRange().slice(0))
+      staging.destroy()
+      for (const [i, note] of notes.entries()) {
+        times.push({
+          kernel: note.kernel,
+          detail: describeDispatch(note),
+          milliseconds: Number(ticks[2 * i + 1]! - ticks[2 * i]!) / 1e6,
+        })
+      }
+    }
+    return times
+  }
+
+  /** Copies the resolved times to where the host can read them, so that the queries can be used again. */
+  #drainTimes(encoder: GPUCommandEncoder): void {
+    const size = 16 * this.#timed.length
+    const ticks = this.#device.createBuffer({
       size,
       usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST,
     })
-    const encoder = this.#device.createCommandEncoder()
-    encoder.copyBufferToBuffer(this.#queryBuffer!, 0, staging, 0, size)
-    this.#device.queue.submit([encoder.finish()])
-    await staging.mapAsync(MapMode.READ)
-    const ticks = new BigUint64Array(staging.getMappedRange().slice(0))
-    staging.destroy()
-    return timed.map((note, i) => ({
-      kernel: note.kernel,
-      detail: describeDispatch(note),
-      milliseconds: Number(ticks[2 * i + 1]! - ticks[2 * i]!) / 1e6,
-    }))
+    encoder.copyBufferToBuffer(this.#queryBuffer!, 0, ticks, 0, size)
+    this.#resolved.push({ notes: this.#timed, ticks })
+    this.#timed = []
   }
 
   destroy(): void {
