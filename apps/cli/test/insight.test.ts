@@ -3,10 +3,11 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { readMetrics } from '@kinora/config-schema'
+import { goals, readMetrics, recipeMemories } from '@kinora/config-schema'
 import { openSafetensors } from '@kinora/safetensors'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { FakeHub } from '../../../packages/exporter/test/fake-hub.ts'
+import { readEventFile } from '../../../packages/run-log/test/read-event-file.ts'
 import { makeClip, runKinora, tinyJob, tinyWan, type FinishedRun } from './run-kinora.ts'
 
 // One small run, watched, explained and handed over, through the program itself.
@@ -118,13 +119,24 @@ describe('kinora train', () => {
     expect(posted[0]!.run).toBe('tiny')
   })
 
-  it('writes event files for TensorBoard', async () => {
+  it('writes event files in which a reader of TensorBoard’s format finds the metrics', async () => {
     const [name, ...more] = await readdir(join(folder, 'logs/tiny'))
     expect(more).toEqual([])
-    const bytes = await readFile(join(folder, 'logs/tiny', name!))
-    expect(bytes.includes('brain.Event:2')).toBe(true)
-    expect(bytes.includes('loss/high_noise')).toBe(true)
-    expect(bytes.includes('loss/low_noise')).toBe(true)
+    const events = readEventFile(await readFile(join(folder, 'logs/tiny', name!)))
+    expect(events[0]).toMatchObject({ step: 0, fileVersion: 'brain.Event:2' })
+    const lossesOf = (expert: 'high' | 'low') =>
+      events.flatMap(({ step, scalars }) => {
+        const loss = scalars?.[`loss/${expert}_noise`]
+        return loss === undefined ? [] : [{ step, loss }]
+      })
+    const steps = (await metricsOf()).filter((entry) => entry.type === 'step')
+    for (const expert of ['high', 'low'] as const) {
+      const expected = steps
+        .filter((entry) => entry.expert === expert)
+        .map(({ step, loss }) => ({ step, loss: Math.fround(loss) }))
+      expect(expected).toHaveLength(2)
+      expect(lossesOf(expert)).toEqual(expected)
+    }
   })
 
   it('refuses to push at the end without a token, before it works', async () => {
@@ -285,22 +297,34 @@ describe('kinora doctor', () => {
     expect(stderr).toContain('error KINORA_JOB_WOULD_FAIL')
   })
 
-  it('passes the job that kinora init writes', async () => {
-    const job = join(folder, 'init.yaml')
-    const init = await runKinora([
-      'init',
-      job,
-      '--recipe',
-      'character',
-      '--vram',
-      '48',
-      '--trigger',
-      'ch4r',
-      '--clips',
-      join(folder, 'clips'),
-    ])
-    expect(init.exitCode, init.stderr).toBe(0)
-    expect(await readFile(job, 'utf8')).toContain('trigger_word: ch4r')
+  it.each(goals.flatMap((goal) => recipeMemories.map((vram) => [goal, String(vram)] as const)))(
+    'passes the job that kinora init writes for a %s on %s GB',
+    async (goal, vram) => {
+      const job = join(folder, `${goal}-${vram}.yaml`)
+      const clips = join(folder, 'clips')
+      const init = await runKinora([
+        ...['init', job, '--recipe', goal, '--vram', vram, '--trigger', 'ch4r', '--clips', clips],
+        ...['--checkpoint', join(tinyWan, 'checkpoint')],
+      ])
+      expect(init.exitCode, init.stderr).toBe(0)
+      expect(await readFile(job, 'utf8')).toContain('trigger_word: ch4r')
+      const { exitCode, events, stderr } = await runKinora([
+        'doctor',
+        job,
+        '--vram',
+        vram,
+        '--json',
+      ])
+      expect(exitCode, stderr).toBe(0)
+      const found = events.filter(({ type }) => type === 'finding')
+      expect(found.filter(({ severity }) => severity === 'error')).toEqual([])
+      // Two short clips of 64 × 64 are not what a recipe wants, and that is told.
+      expect(found.map(({ code }) => code)).toContain('PREFLIGHT_TOO_FEW_CLIPS')
+    },
+  )
+
+  it('says of a job without errors that nothing would fail', async () => {
+    const job = join(folder, 'character-48.yaml')
     const { exitCode, stderr } = await runKinora(['doctor', job, '--vram', '48'])
     expect(exitCode, stderr).toBe(0)
     expect(stderr).toContain('warning PREFLIGHT_TOO_FEW_CLIPS')
