@@ -302,10 +302,9 @@ describe('kinora doctor', () => {
     async (goal, vram) => {
       const job = join(folder, `${goal}-${vram}.yaml`)
       const clips = join(folder, 'clips')
-      const init = await runKinora([
-        ...['init', job, '--recipe', goal, '--vram', vram, '--trigger', 'ch4r', '--clips', clips],
-        ...['--checkpoint', join(tinyWan, 'checkpoint')],
-      ])
+      const checkpoint = join(tinyWan, 'checkpoint')
+      const written = ['--trigger', 'ch4r', '--clips', clips, '--checkpoint', checkpoint]
+      const init = await runKinora(['init', job, '--recipe', goal, '--vram', vram, ...written])
       expect(init.exitCode, init.stderr).toBe(0)
       expect(await readFile(job, 'utf8')).toContain('trigger_word: ch4r')
       const { exitCode, events, stderr } = await runKinora([
