@@ -7,7 +7,16 @@ export {
   trainingMetadata,
   type TrainingFacts,
 } from './lib/lora-metadata.ts'
-export { loraScale, type Expert, type LoraModule, type LoraWeights } from './lib/lora-weights.ts'
+export {
+  adapterKinds,
+  kindNames,
+  loraScale,
+  type AdapterKind,
+  type Expert,
+  type LokrModule,
+  type LoraModule,
+  type LoraWeights,
+} from './lib/lora-weights.ts'
 export {
   inspectLora,
   readLora,

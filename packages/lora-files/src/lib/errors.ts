@@ -22,8 +22,13 @@ export const loraErrors = defineErrors('LORA', {
   },
   OTHER_ADAPTER: {
     message: (file: string, key: string, kind: string) =>
-      `${file} is a ${kind} adapter (key ${key}), not a plain LoRA.`,
-    fix: 'Kinora reads plain LoRAs (two matrices a module, and an alpha) for now; export the adapter as a LoRA where it was trained.',
+      `${file} is a ${kind} adapter (key ${key}), which is not read here.`,
+    fix: 'Kinora reads LoRA, LoKr and DoRA by columns (LyCORIS); where only LoRA will do, export the adapter as one where it was trained.',
+  },
+  NO_SUCH_FORM: {
+    message: (layout: string, kind: string, module: string) =>
+      `The ${layout} layout has no form for the ${kind} of ${module}.`,
+    fix: 'Write the layout comfyui or kohya.',
   },
   FULL_DELTA: {
     message: (file: string, key: string, count: number) =>

@@ -13,7 +13,13 @@ import {
   originalName,
 } from './key-maps/wan-names.ts'
 import { loraFileName, parseLoraFileName, trainingMetadata } from './lora-metadata.ts'
-import { loraScale, type LoraModule, type LoraWeights } from './lora-weights.ts'
+import {
+  adapterKinds,
+  loraScale,
+  type LokrModule,
+  type LoraModule,
+  type LoraWeights,
+} from './lora-weights.ts'
 import { inspectLora, readLora, type ReadLoraOptions } from './read-lora.ts'
 import { loraDtypes, writeCombinedLora, writeLora, type LoraDtype } from './write-lora.ts'
 
@@ -191,6 +197,135 @@ describe('round trips', () => {
       ).toEqual(high.modules.get('blocks.0.attn1.to_q')?.b)
       await expect(readLora(file)).rejects.toMatchObject({ code: 'LORA_EXPERT_NEEDED' })
     }
+  })
+})
+
+describe('LoKr and DoRA', () => {
+  const q = 'diffusion_model.blocks.0.self_attn.q'
+  const values = (length: number, seed: number): Float32Array => randomModule(1, length, 1, seed).a
+  const whole: LokrModule = {
+    w1: values(6, 1),
+    w2: values(8, 2),
+    shape1: [2, 3],
+    shape2: [4, 2],
+    inFeatures: 6,
+    outFeatures: 8,
+  }
+  const factored: LokrModule = { ...whole, w2: { a: values(8, 3), b: values(4, 4) }, rank: 2 }
+  const dora: LoraModule = { ...randomModule(2, 6, 8, 5), magnitude: values(6, 6) }
+  const weights: LoraWeights = {
+    modules: new Map([['blocks.0.attn1.to_k', dora]]),
+    kronecker: new Map([
+      ['blocks.0.attn1.to_q', whole],
+      ['blocks.1.ffn.net.2', factored],
+    ]),
+    metadata: {},
+  }
+
+  it.each(['comfyui', 'kohya'] as const)('come back from %s as they were', async (layout) => {
+    for (const dtype of ['f32', 'bf16'] as const) {
+      const file = newFile()
+      await writeLora(file, weights, { layout, dtype, hashes: false })
+      const back = await readLora(file, { kinds: adapterKinds })
+      expect(back.kronecker!.get('blocks.0.attn1.to_q')).toEqual(whole)
+      expect(back.kronecker!.get('blocks.1.ffn.net.2')).toEqual(
+        layout === 'kohya' ? { ...factored, alpha: 2 } : factored,
+      )
+      expect(back.modules.get('blocks.0.attn1.to_k')).toEqual(
+        layout === 'kohya' ? { ...dora, alpha: 2 } : dora,
+      )
+      const { experts, canonical } = await inspectLora(file)
+      expect(canonical).toBe(true)
+      expect([...experts.get(undefined)!.values()].map(({ kind, rank }) => [kind, rank])).toEqual([
+        ['dora', 2],
+        ['lokr', 2],
+        ['lokr', 2],
+      ])
+    }
+  })
+
+  it('have the keys and shapes that LyCORIS writes and ComfyUI looks for', async () => {
+    const file = newFile()
+    await writeLora(file, weights, { layout: 'comfyui', dtype: 'f32' })
+    await using open = await openSafetensors(file)
+    expect(Object.fromEntries([...open.tensors].map(([key, { shape }]) => [key, shape]))).toEqual({
+      [`${q}.lokr_w1`]: [2, 3],
+      [`${q}.lokr_w2`]: [4, 2],
+      'diffusion_model.blocks.1.ffn.2.lokr_w1': [2, 3],
+      'diffusion_model.blocks.1.ffn.2.lokr_w2_a': [4, 2],
+      'diffusion_model.blocks.1.ffn.2.lokr_w2_b': [2, 2],
+      'diffusion_model.blocks.0.self_attn.k.lora_A.weight': [2, 6],
+      'diffusion_model.blocks.0.self_attn.k.lora_B.weight': [8, 2],
+      'diffusion_model.blocks.0.self_attn.k.dora_scale': [1, 6],
+    })
+  })
+
+  it('fold the scale of a factored w2, and take no account of alpha where both are whole', async () => {
+    const scaled: LoraWeights = {
+      modules: new Map(),
+      kronecker: new Map([['blocks.0.attn1.to_q', { ...factored, alpha: 1 }]]),
+      metadata: {},
+    }
+    const file = newFile()
+    await writeLora(file, scaled, { layout: 'comfyui', dtype: 'f32' })
+    const { w2, ...rest } = (await readLora(file, { kinds: ['lokr'] })).kronecker!.get(
+      'blocks.0.attn1.to_q',
+    )!
+    expect(rest).not.toHaveProperty('alpha')
+    expect((w2 as { a: Float32Array }).a).toEqual(
+      (factored.w2 as { a: Float32Array }).a.map((value) => value / 2),
+    )
+    // AI Toolkit stores an alpha of 1e10 beside whole factors.
+    const huge = await written([
+      f32(`${q}.lokr_w1`, [2, 3]),
+      f32(`${q}.lokr_w2`, [4, 2]),
+      f32(`${q}.alpha`, [], 1e10),
+    ])
+    expect(
+      (await readLora(huge, { kinds: ['lokr'] })).kronecker!.get('blocks.0.attn1.to_q'),
+    ).not.toHaveProperty('alpha')
+  })
+
+  it('take a w1 in two factors multiplied out', async () => {
+    const file = await written([
+      f32(`${q}.lokr_w1_a`, [2, 1], 3),
+      f32(`${q}.lokr_w1_b`, [1, 3], 0.5),
+      f32(`${q}.lokr_w2`, [4, 2]),
+      f32(`${q}.alpha`, [], 4),
+    ])
+    const { w1, shape1 } = (await readLora(file, { kinds: ['lokr'] })).kronecker!.get(
+      'blocks.0.attn1.to_q',
+    )!
+    expect([...w1]).toEqual(Array<number>(6).fill(6))
+    expect(shape1).toEqual([2, 3])
+  })
+
+  it('are refused for diffusers, and where their factors do not fit', async () => {
+    const write = (some: Partial<LoraWeights>, layout: 'diffusers' | 'comfyui' = 'diffusers') =>
+      writeLora(newFile(), { modules: new Map(), metadata: {}, ...some }, { layout, dtype: 'f32' })
+    const { kronecker, modules } = weights
+    await expect(write({ kronecker: kronecker! })).rejects.toMatchObject({
+      code: 'LORA_NO_SUCH_FORM',
+      message: expect.stringMatching(/diffusers.*LoKr.*attn1\.to_q/) as string,
+    })
+    await expect(write({ modules })).rejects.toMatchObject({
+      code: 'LORA_NO_SUCH_FORM',
+      message: expect.stringMatching(/DoRA/) as string,
+    })
+    for (const wrong of [
+      { ...whole, inFeatures: 7 },
+      { ...whole, w1: values(5, 1) },
+      { ...factored, rank: 3 },
+    ]) {
+      const odd = new Map([['blocks.0.attn1.to_q', wrong]])
+      await expect(write({ kronecker: odd }, 'comfyui')).rejects.toMatchObject({
+        code: 'LORA_BAD_WEIGHTS',
+      })
+    }
+    const short = new Map([['blocks.0.attn1.to_q', { ...dora, magnitude: values(5, 1) }]])
+    await expect(write({ modules: short }, 'comfyui')).rejects.toMatchObject({
+      code: 'LORA_BAD_WEIGHTS',
+    })
   })
 })
 
@@ -421,9 +556,46 @@ describe('bad files', () => {
       'LORA_NOT_FINITE',
       /lora_B.*element 0/,
     ],
-    ['LoKr', [f32(`${q}.lokr_w1`, [2, 2])], 'LORA_OTHER_ADAPTER', /LoKr.*lokr_w1/],
+    ['half a LoKr', [f32(`${q}.lokr_w1`, [2, 2])], 'LORA_MISSING_PART', /lokr_w2/],
+    [
+      'LoKr that was not asked for',
+      [f32(`${q}.lokr_w1`, [2, 2]), f32(`${q}.lokr_w2`, [2, 3])],
+      'LORA_OTHER_ADAPTER',
+      /LoKr.*lokr_w1/,
+    ],
+    [
+      'half a factor',
+      [f32(`${q}.lokr_w1`, [2, 2]), f32(`${q}.lokr_w2_a`, [2, 3])],
+      'LORA_MISSING_PART',
+      /lokr_w2_b/,
+    ],
+    [
+      'LoKr of a convolution',
+      [f32(`${q}.lokr_w1`, [2, 2]), f32(`${q}.lokr_t2`, [2, 2, 1, 1])],
+      'LORA_OTHER_ADAPTER',
+      /convolution.*lokr_t2/,
+    ],
     ['LoHa', [f32(`${q}.hada_w1_a`, [2, 2])], 'LORA_OTHER_ADAPTER', /LoHa/],
-    ['DoRA', [...pair, f32(`${q}.dora_scale`, [4])], 'LORA_OTHER_ADAPTER', /DoRA/],
+    [
+      'DoRA that was not asked for',
+      [...pair, f32(`${q}.dora_scale`, [1, 6])],
+      'LORA_OTHER_ADAPTER',
+      /DoRA.*dora_scale/,
+    ],
+    [
+      'DoRA by rows',
+      [...pair, f32(`${q}.dora_scale`, [4, 1])],
+      'LORA_OTHER_ADAPTER',
+      /DoRA by rows/,
+      { kinds: ['dora'] },
+    ],
+    [
+      'DoRA of another size',
+      [...pair, f32(`${q}.dora_scale`, [1, 5])],
+      'LORA_BAD_SHAPE',
+      /dora_scale.*\[1, 6\]/,
+      { kinds: ['dora'] },
+    ],
     [
       'a text encoder',
       [f32('lora_te_text_model.lora_down.weight', [2, 2])],

@@ -2,28 +2,42 @@ import { openSafetensors, type SafetensorsDType, type SafetensorsFile } from '@k
 import { adapterMetadataKey, parseAdapterMetadata, type AlphaOf } from './adapter-metadata.ts'
 import { loraErrors } from './errors.ts'
 import { keyMaps, loraLayouts, type LoraLayout } from './layouts.ts'
-import type { Expert, LoraModule, LoraWeights } from './lora-weights.ts'
+import type { ModulePart } from './key-maps/key-map.ts'
+import {
+  kindNames,
+  type AdapterKind,
+  type Expert,
+  type LokrModule,
+  type LoraModule,
+  type LoraWeights,
+} from './lora-weights.ts'
 
 export interface ReadLoraOptions {
   /** Which expert of a file that holds both; of no account for a file of one. */
   expert?: Expert | undefined
   /** `skip` leaves full weight deltas out (`.diff`, `.diff_b`) instead of refusing the file. Default `refuse`. */
   deltas?: 'refuse' | 'skip' | undefined
+  /**
+   * Kinds of modules the caller can use; a file with another is refused by name. `['lora']` unless given: `modules` then holds plain
+   * pairs alone.
+   */
+  kinds?: readonly AdapterKind[] | undefined
   /** Told the keys that were left out: deltas, and the image branch of Wan 2.1, which 2.2 does not have. */
   onSkipped?: ((keys: readonly string[]) => void) | undefined
 }
 
 /** One module as the header tells it. */
 export interface LoraModuleHeader {
+  kind: AdapterKind
+  /** Of a LoKr with a whole w2: the shorter side of w2. */
   rank: number
   inFeatures: number
   outFeatures: number
   dtype: SafetensorsDType
-  /** Tensor names in the file. */
-  down: string
-  up: string
   /** Tensor of the alpha, where the file has one. */
   alpha?: string
+  /** Tensor names in the file. */
+  parts: FoundParts
 }
 
 /** What a LoRA file is, from its header alone. */
@@ -54,8 +68,16 @@ export async function readLora(file: string, options: ReadLoraOptions = {}): Pro
     if (header.skipped.length > 0) options.onSkipped?.(header.skipped)
     const alphaOf = parseAdapterMetadata(open.metadata[adapterMetadataKey], file)
     const weights: LoraWeights = { modules: new Map(), metadata: { ...header.metadata } }
+    const { kinds = ['lora'] } = options
     for (const [name, module] of modules) {
-      weights.modules.set(name, await readModule(open, name, module, alphaOf))
+      if (!kinds.includes(module.kind)) {
+        const key = module.parts.magnitude ?? module.parts.w1 ?? module.parts.w1a ?? name
+        throw loraErrors.OTHER_ADAPTER(file, key, kindNames[module.kind])
+      }
+      if (module.kind === 'lokr') {
+        weights.kronecker ??= new Map()
+        weights.kronecker.set(name, await readLokr(open, module))
+      } else weights.modules.set(name, await readModule(open, name, module, alphaOf))
     }
     return weights
   } finally {
@@ -82,15 +104,84 @@ async function readModule(
   header: LoraModuleHeader,
   alphaOf: AlphaOf,
 ): Promise<LoraModule> {
-  const { rank, inFeatures, outFeatures } = header
-  const a = await readFinite(open, header.down)
-  const b = await readFinite(open, header.up)
-  let alpha = alphaOf(name, rank)
-  if (header.alpha !== undefined) {
-    alpha = (await readFinite(open, header.alpha))[0]!
-    if (alpha <= 0) throw loraErrors.BAD_ALPHA(open.file, header.alpha, alpha)
+  const { rank, inFeatures, outFeatures, parts } = header
+  const a = await readFinite(open, parts.down!)
+  const b = await readFinite(open, parts.up!)
+  const alpha = (await readAlpha(open, header.alpha)) ?? alphaOf(name, rank)
+  return {
+    a,
+    b,
+    rank,
+    inFeatures,
+    outFeatures,
+    ...(alpha === undefined ? {} : { alpha }),
+    ...(parts.magnitude ? { magnitude: await readFinite(open, parts.magnitude) } : {}),
   }
-  return { a, b, rank, inFeatures, outFeatures, ...(alpha === undefined ? {} : { alpha }) }
+}
+
+async function readAlpha(
+  open: SafetensorsFile,
+  key: string | undefined,
+): Promise<number | undefined> {
+  if (key === undefined) return undefined
+  const alpha = (await readFinite(open, key))[0]!
+  if (alpha <= 0) throw loraErrors.BAD_ALPHA(open.file, key, alpha)
+  return alpha
+}
+
+/** w1 in two factors is multiplied out: it is small. */
+async function readLokr(open: SafetensorsFile, header: LoraModuleHeader): Promise<LokrModule> {
+  const { inFeatures, outFeatures, parts } = header
+  const shapeOf = (key: string): readonly number[] => open.tensors.get(key)!.shape
+  const matrix = async (whole: string | undefined, left?: string, right?: string) => {
+    if (whole !== undefined) {
+      return { shape: shapeOf(whole), values: await readFinite(open, whole) }
+    }
+    const [rows, rank] = shapeOf(left!) as [number, number]
+    const columns = shapeOf(right!)[1]!
+    const factors = { a: await readFinite(open, left!), b: await readFinite(open, right!) }
+    return { shape: [rows, columns], rank, factors }
+  }
+  const first = await matrix(parts.w1, parts.w1a, parts.w1b)
+  const second = await matrix(parts.w2, parts.w2a, parts.w2b)
+  const shape1 = first.shape as readonly [number, number]
+  const shape2 = second.shape as readonly [number, number]
+  const { rank } = second
+  // LyCORIS scales by the rank of whichever is in factors; where neither is, not at all, and the stored alpha may be anything.
+  const scaled = rank ?? first.rank
+  const alpha = scaled === undefined ? undefined : await readAlpha(open, header.alpha)
+  let w1 = first.values ?? multiply(first.factors!, shape1, first.rank!)
+  if (rank === undefined && alpha !== undefined && first.rank !== undefined) {
+    const scale = alpha / first.rank
+    w1 = w1.map((value) => value * scale)
+  }
+  return {
+    w1,
+    w2: second.values ?? second.factors!,
+    shape1,
+    shape2,
+    inFeatures,
+    outFeatures,
+    ...(rank === undefined ? {} : { rank }),
+    ...(rank === undefined || alpha === undefined ? {} : { alpha }),
+  }
+}
+
+/** a [rows, rank] times b [rank, columns]. */
+function multiply(
+  { a, b }: { a: Float32Array; b: Float32Array },
+  [rows, columns]: readonly [number, number],
+  rank: number,
+): Float32Array {
+  const product = new Float32Array(rows * columns)
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      let sum = 0
+      for (let r = 0; r < rank; r++) sum += a[row * rank + r]! * b[r * columns + column]!
+      product[row * columns + column] = sum
+    }
+  }
+  return product
 }
 
 async function readFinite(open: SafetensorsFile, key: string): Promise<Float32Array> {
@@ -120,11 +211,8 @@ function chooseExpert(
   return modules
 }
 
-interface FoundParts {
-  down?: string
-  up?: string
-  alpha?: string
-}
+/** Tensor of each part of a module that a file has. */
+type FoundParts = Partial<Record<ModulePart, string>>
 
 function parseLoraHeader(open: SafetensorsFile, deltas: 'refuse' | 'skip'): LoraHeader {
   const { file } = open
@@ -199,9 +287,8 @@ function isCanonical(
 ): boolean {
   const { format, storesAlpha } = keyMaps[layout]
   return (
-    parts.down === format(module, 'down', expert) &&
-    parts.up === format(module, 'up', expert) &&
-    parts.alpha === (storesAlpha ? format(module, 'alpha', expert) : undefined)
+    (parts.alpha !== undefined) === storesAlpha &&
+    Object.entries(parts).every(([part, key]) => key === format(module, part as ModulePart, expert))
   )
 }
 
@@ -211,49 +298,119 @@ function checkModules(
   expert: Expert | undefined,
   modules: ReadonlyMap<string, FoundParts>,
 ): Map<string, LoraModuleHeader> {
-  const { file } = open
   const checked = new Map<string, LoraModuleHeader>()
-  for (const [name, { down, up, alpha }] of [...modules].sort(byBlockAndName)) {
-    if (down === undefined || up === undefined) {
-      const part = down === undefined ? 'down' : 'up'
-      const missing = keyMaps[layout].format(name, part, expert) ?? `${name} (${part})`
-      throw loraErrors.MISSING_PART(file, missing, down ?? up ?? alpha ?? name)
+  for (const [name, parts] of [...modules].sort(byBlockAndName)) {
+    const check: Check = {
+      open,
+      parts,
+      need(part, besides) {
+        const key = parts[part]
+        if (key !== undefined) return key
+        const missing = keyMaps[layout].format(name, part, expert) ?? `${name} (${part})`
+        throw loraErrors.MISSING_PART(
+          open.file,
+          missing,
+          besides ?? Object.values(parts)[0] ?? name,
+        )
+      },
+      shapeOf(key, expected) {
+        const { shape } = open.tensors.get(key)!
+        if (shape.length !== 2 || shape.some((extent) => extent === 0)) {
+          throw loraErrors.BAD_SHAPE(open.file, key, shape, expected)
+        }
+        return shape as readonly [number, number]
+      },
     }
-    const a = open.tensors.get(down)!
-    const b = open.tensors.get(up)!
-    const [rank = 0, inFeatures = 0] = a.shape
-    const [outFeatures = 0, rankOfB] = b.shape
-    if (a.shape.length !== 2 || rank === 0 || inFeatures === 0) {
-      throw loraErrors.BAD_SHAPE(file, down, a.shape, '[rank, inFeatures]')
-    }
-    if (b.shape.length !== 2 || outFeatures === 0) {
-      throw loraErrors.BAD_SHAPE(file, up, b.shape, '[outFeatures, rank]')
-    }
-    if (rankOfB !== rank) {
-      throw loraErrors.BAD_SHAPE(
-        file,
-        up,
-        b.shape,
-        `[outFeatures, ${rank}] (${down} has rank ${rank})`,
-      )
-    }
+    const isLokr = Object.keys(parts).some((part) => /^w[12]/.test(part))
+    checked.set(name, isLokr ? checkLokr(check) : checkLowRank(check))
+    const { alpha } = parts
     if (alpha !== undefined) {
       const { shape } = open.tensors.get(alpha)!
       if (shape.some((extent) => extent !== 1)) {
-        throw loraErrors.BAD_SHAPE(file, alpha, shape, 'a single number')
+        throw loraErrors.BAD_SHAPE(open.file, alpha, shape, 'a single number')
       }
     }
-    checked.set(name, {
-      rank,
-      inFeatures,
-      outFeatures,
-      dtype: a.dtype,
-      down,
-      up,
-      ...(alpha === undefined ? {} : { alpha }),
-    })
   }
   return checked
+}
+
+interface Check {
+  open: SafetensorsFile
+  parts: FoundParts
+  /** The tensor of a part, or an error that it is missing though another is there. */
+  need(part: ModulePart, besides?: string): string
+  /** Shape of a matrix. */
+  shapeOf(key: string, expected: string): readonly [number, number]
+}
+
+function checkLowRank({ open, parts, need, shapeOf }: Check): LoraModuleHeader {
+  const down = need('down', parts.up)
+  const up = need('up', parts.down)
+  const [rank, inFeatures] = shapeOf(down, '[rank, inFeatures]')
+  const [outFeatures, rankOfB] = shapeOf(up, '[outFeatures, rank]')
+  const wrong = (key: string, expected: string): never => {
+    throw loraErrors.BAD_SHAPE(open.file, key, open.tensors.get(key)!.shape, expected)
+  }
+  if (rankOfB !== rank) wrong(up, `[outFeatures, ${rank}] (${down} has rank ${rank})`)
+  const { magnitude, alpha } = parts
+  if (magnitude !== undefined) {
+    const { shape } = open.tensors.get(magnitude)!
+    const [rows, columns] = shape
+    // Lengths of rows are another DoRA. A square linear is told by the place of its 1.
+    if (shape.length === 2 && columns === 1 && rows === outFeatures && outFeatures !== 1) {
+      throw loraErrors.OTHER_ADAPTER(open.file, magnitude, 'DoRA by rows')
+    }
+    if (shape.length !== 2 || rows !== 1 || columns !== inFeatures) {
+      wrong(magnitude, `[1, ${inFeatures}]`)
+    }
+  }
+  return {
+    kind: magnitude === undefined ? 'lora' : 'dora',
+    rank,
+    inFeatures,
+    outFeatures,
+    dtype: open.tensors.get(down)!.dtype,
+    parts,
+    ...(alpha === undefined ? {} : { alpha }),
+  }
+}
+
+function checkLokr({ open, parts, need, shapeOf }: Check): LoraModuleHeader {
+  const other = parts.magnitude ?? parts.down ?? parts.up
+  if (other !== undefined) {
+    throw loraErrors.OTHER_ADAPTER(open.file, other, 'LoKr with a part of another kind')
+  }
+  const sideOf = (
+    whole: 'w1' | 'w2',
+    left: 'w1a' | 'w2a',
+    right: 'w1b' | 'w2b',
+  ): { shape: readonly [number, number]; rank: number } => {
+    const key = parts[whole]
+    if (key !== undefined) {
+      const shape = shapeOf(key, 'a matrix')
+      return { shape, rank: Math.min(...shape) }
+    }
+    if (parts[left] === undefined && parts[right] === undefined) need(whole)
+    const [rows, rank] = shapeOf(need(left), '[rows, rank]')
+    const rightKey = need(right)
+    const [rankOfRight, columns] = shapeOf(rightKey, '[rank, columns]')
+    if (rankOfRight !== rank) {
+      throw loraErrors.BAD_SHAPE(open.file, rightKey, [rankOfRight, columns], `[${rank}, columns]`)
+    }
+    return { shape: [rows, columns], rank }
+  }
+  const first = sideOf('w1', 'w1a', 'w1b')
+  const second = sideOf('w2', 'w2a', 'w2b')
+  const { alpha } = parts
+  return {
+    kind: 'lokr',
+    rank: second.rank,
+    inFeatures: first.shape[1] * second.shape[1],
+    outFeatures: first.shape[0] * second.shape[0],
+    dtype: open.tensors.get(parts.w2 ?? parts.w2a!)!.dtype,
+    parts,
+    ...(alpha === undefined ? {} : { alpha }),
+  }
 }
 
 /** By block number, then by name. */

@@ -1,7 +1,16 @@
 import { bytesPerElement, f32ToBf16, f32ToF16, writeSafetensors } from '@kinora/safetensors'
 import { loraErrors } from './errors.ts'
 import { keyMaps, type LoraLayout } from './layouts.ts'
-import { loraScale, type Expert, type LoraModule, type LoraWeights } from './lora-weights.ts'
+import type { ModulePart } from './key-maps/key-map.ts'
+import {
+  kindNames,
+  loraScale,
+  type AdapterKind,
+  type Expert,
+  type LokrModule,
+  type LoraModule,
+  type LoraWeights,
+} from './lora-weights.ts'
 import { modelHashes, type HashedTensor } from './model-hashes.ts'
 
 /** Number formats a LoRA is written in, with their names in safetensors. */
@@ -20,7 +29,8 @@ export interface WriteLoraOptions {
 /**
  * Writes one expert's LoRA, atomically.
  *
- * Where the layout stores no alpha (comfyui, diffusers) the scale is folded into B; kohya gets alpha (= rank for a scale of 1).
+ * Where the layout stores no alpha (comfyui, diffusers) the scale is folded into B, or the first factor of a LoKr's w2; kohya gets
+ * alpha (= rank for a scale of 1). diffusers has no LoKr and no DoRA of this kind.
  *
  * @throws CodedError `LORA_…` for weights that do not fit their shapes or the number format
  */
@@ -70,16 +80,16 @@ function tensorsOf(
 ): HashedTensor[] {
   const map = keyMaps[layout]
   const tensors: HashedTensor[] = []
-  for (const [name, module] of weights.modules) {
-    checkModule(name, module)
-    const add = (
-      part: 'down' | 'up' | 'alpha',
-      shape: readonly number[],
-      values: () => Float32Array,
-    ) => {
+  const adderOf =
+    (name: string, kind: AdapterKind) =>
+    (part: ModulePart, shape: readonly number[], values: () => Float32Array): void => {
       const key = map.format(name, part, expert)
-      if (key === undefined)
+      if (key === undefined) {
+        if (map.format(name, 'down', expert) !== undefined) {
+          throw loraErrors.NO_SUCH_FORM(layout, kindNames[kind], name)
+        }
         throw loraErrors.BAD_WEIGHTS(name, `the ${layout} layout has no name for it`)
+      }
       tensors.push({
         name: key,
         dtype: loraDtypes[dtype],
@@ -91,21 +101,42 @@ function tensorsOf(
         bytes: () => encode(key, values(), dtype),
       })
     }
-    const { a, b, rank, inFeatures, outFeatures } = module
+  for (const [name, module] of weights.modules) {
+    checkModule(name, module)
+    const { a, b, rank, inFeatures, outFeatures, magnitude } = module
+    const add = adderOf(name, magnitude ? 'dora' : 'lora')
     const scale = loraScale(module)
     const folded = map.storesAlpha || scale === 1 ? undefined : scale
     add('down', [rank, inFeatures], () => a)
     add('up', [outFeatures, rank], () =>
       folded === undefined ? b : b.map((value) => value * folded),
     )
+    if (magnitude) add('magnitude', [1, inFeatures], () => magnitude)
     if (map.storesAlpha) add('alpha', [], () => Float32Array.of(module.alpha ?? rank))
+  }
+  for (const [name, module] of weights.kronecker ?? []) {
+    checkLokr(name, module)
+    const { w1, w2, shape1, shape2, rank } = module
+    const add = adderOf(name, 'lokr')
+    const scale = loraScale(module)
+    add('w1', shape1, () => w1)
+    if (w2 instanceof Float32Array || rank === undefined)
+      add('w2', shape2, () => w2 as Float32Array)
+    else {
+      add('w2a', [shape2[0], rank], () =>
+        map.storesAlpha || scale === 1 ? w2.a : w2.a.map((value) => value * scale),
+      )
+      add('w2b', [rank, shape2[1]], () => w2.b)
+    }
+    // Readers take no account of it where w2 is whole.
+    if (map.storesAlpha) add('alpha', [], () => Float32Array.of(module.alpha ?? rank ?? 1))
   }
   return tensors
 }
 
 function checkModule(
   name: string,
-  { a, b, rank, inFeatures, outFeatures, alpha }: LoraModule,
+  { a, b, rank, inFeatures, outFeatures, alpha, magnitude }: LoraModule,
 ): void {
   if (a.length !== rank * inFeatures) {
     throw loraErrors.BAD_WEIGHTS(name, `A has ${a.length} elements, not ${rank} × ${inFeatures}`)
@@ -113,9 +144,32 @@ function checkModule(
   if (b.length !== outFeatures * rank) {
     throw loraErrors.BAD_WEIGHTS(name, `B has ${b.length} elements, not ${outFeatures} × ${rank}`)
   }
+  if (magnitude && magnitude.length !== inFeatures) {
+    throw loraErrors.BAD_WEIGHTS(name, `${magnitude.length} magnitudes for ${inFeatures} columns`)
+  }
   if (alpha !== undefined && !(alpha > 0 && Number.isFinite(alpha))) {
     throw loraErrors.BAD_WEIGHTS(name, `alpha is ${alpha}`)
   }
+}
+
+function checkLokr(
+  name: string,
+  { w1, w2, shape1, shape2, rank, inFeatures, outFeatures, alpha }: LokrModule,
+): void {
+  const [[o1, i1], [o2, i2]] = [shape1, shape2]
+  const bad = (reason: string): never => {
+    throw loraErrors.BAD_WEIGHTS(name, reason)
+  }
+  if (o1 * o2 !== outFeatures || i1 * i2 !== inFeatures) {
+    bad(`[${o1}, ${i1}] ⊗ [${o2}, ${i2}] is no [${outFeatures}, ${inFeatures}]`)
+  }
+  if (w1.length !== o1 * i1) bad(`w1 has ${w1.length} elements, not ${o1} × ${i1}`)
+  if (w2 instanceof Float32Array) {
+    if (w2.length !== o2 * i2) bad(`w2 has ${w2.length} elements, not ${o2} × ${i2}`)
+  } else if (rank === undefined || w2.a.length !== o2 * rank || w2.b.length !== rank * i2) {
+    bad('the factors of w2 do not fit its shape and rank')
+  }
+  if (alpha !== undefined && !(alpha > 0 && Number.isFinite(alpha))) bad(`alpha is ${alpha}`)
 }
 
 /** Largest magnitude each format holds, in the middle between its greatest number and the next that would round to infinity. */

@@ -4,7 +4,8 @@ import { isImageBranch, originalName } from './wan-names.ts'
 
 // diffusers and PEFT: `transformer.` and diffusers' names, lora_A / lora_B without alpha keys; a scale other than 1 stands
 // in the header's lora_adapter_metadata. A file of both experts uses `transformer.` and `transformer_2.`; a file of one
-// expert uses `transformer.` for either, so the prefix of a file that has only that one says nothing.
+// expert uses `transformer.` for either, so the prefix of a file that has only that one says nothing. There is no LoKr, and PEFT's DoRA
+// has lengths of rows where LyCORIS' and ours has lengths of columns.
 
 const prefixes = { high: 'transformer.', low: 'transformer_2.' } as const
 const parts = { down: 'lora_A.weight', up: 'lora_B.weight', alpha: 'alpha' } as const
@@ -19,8 +20,8 @@ export const diffusers: LoraKeyMap = {
     return parsed.kind === 'part' ? { ...parsed, expert } : parsed
   },
   format(module, part, expert = 'high') {
-    if (originalName(module) === undefined) return undefined
-    return `${prefixes[expert]}${module}.${parts[part]}`
+    if (originalName(module) === undefined || !(part in parts)) return undefined
+    return `${prefixes[expert]}${module}.${parts[part as keyof typeof parts]}`
   },
   storesAlpha: false,
 }

@@ -1,4 +1,4 @@
-import type { LoraKeyMap } from './key-map.ts'
+import { lycorisEndings, type LoraKeyMap } from './key-map.ts'
 import { parseStem } from './suffixes.ts'
 import { diffusersNameOfFlat, isImageBranch, originalName } from './wan-names.ts'
 
@@ -6,7 +6,12 @@ import { diffusersNameOfFlat, isImageBranch, originalName } from './wan-names.ts
 // scalar alpha for every module. The scale is alpha / rank.
 
 const prefix = 'lora_unet_'
-const parts = { down: 'lora_down.weight', up: 'lora_up.weight', alpha: 'alpha' } as const
+const parts = {
+  down: 'lora_down.weight',
+  up: 'lora_up.weight',
+  alpha: 'alpha',
+  ...lycorisEndings,
+} as const
 
 export const kohya: LoraKeyMap = {
   owns: (key) => key.startsWith('lora_unet_') || key.startsWith('lora_te'),

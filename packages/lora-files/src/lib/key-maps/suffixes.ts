@@ -1,4 +1,4 @@
-import type { ParsedKey } from './key-map.ts'
+import { lycorisEndings, type ModulePart, type ParsedKey } from './key-map.ts'
 
 // The endings of keys that programs of this field write, whatever comes before them.
 
@@ -19,15 +19,24 @@ const up = [
   '.lora_B',
 ]
 
-/** Endings of adapters that are more than two matrices and an alpha, with the name of their kind. */
+/** Endings of adapters that are not read, with the name of their kind. */
 const otherAdapters: readonly (readonly [RegExp, string])[] = [
-  [/\.lokr_(w1|w2|t2)(_[ab])?$/, 'LoKr'],
+  [/\.lokr_t2$/, 'LoKr of a convolution'],
   [/\.hada_(w1|w2|t1|t2)(_[ab])?$/, 'LoHa'],
-  [/\.(dora_scale|lora_magnitude_vector(\.weight)?)$/, 'DoRA'],
+  [/\.lora_magnitude_vector(\.weight)?$/, 'DoRA by rows'],
   [/\.oft_(blocks|diag|R\.weight)$/, 'OFT'],
   [/\.(ia3_l|on_input)(\.weight)?$/, '(IA)³'],
   [/\.lora_mid\.weight$/, 'LoCon (Tucker)'],
   [/\.(a1|a2|b1|b2)\.weight$/, 'GLoRA'],
+]
+
+const endingsOfParts: readonly (readonly [readonly string[], ModulePart])[] = [
+  [down, 'down'],
+  [up, 'up'],
+  [['.alpha'], 'alpha'],
+  ...Object.entries(lycorisEndings).map(
+    ([part, ending]) => [[`.${ending}`], part as ModulePart] as const,
+  ),
 ]
 
 const deltas = /\.(diff|diff_b|diff_m|set_weight|lora_B\.bias|reshape_weight)$/
@@ -36,14 +45,10 @@ const deltas = /\.(diff|diff_b|diff_m|set_weight|lora_B\.bias|reshape_weight)$/
 function splitSuffix(
   key: string,
 ):
-  | { stem: string; part: 'down' | 'up' | 'alpha' }
+  | { stem: string; part: ModulePart }
   | Extract<ParsedKey, { kind: 'other-adapter' | 'delta' }>
   | undefined {
-  for (const [endings, part] of [
-    [down, 'down'],
-    [up, 'up'],
-    [['.alpha'], 'alpha'],
-  ] as const) {
+  for (const [endings, part] of endingsOfParts) {
     const ending = endings.find((candidate) => key.endsWith(candidate))
     if (ending !== undefined) return { stem: key.slice(0, -ending.length), part }
   }
