@@ -15,6 +15,7 @@ export {
   loadTokenizer,
   loadTransformer,
   loadVae,
+  storedPacking,
   type LoadOptions,
   type TextEncoderOptions,
 } from './lib/checkpoint/load-networks.ts'

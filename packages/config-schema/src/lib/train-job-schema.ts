@@ -672,6 +672,14 @@ const kinoraSchema = z.strictObject({
     .describe(
       'Compute format; auto takes f16 where the adapter has it and train.dtype is not fp32.',
     ),
+  vram_gb: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe(
+      'Memory of the device in GB, which WebGPU does not tell; null takes what the name of the adapter says. What is kept of each block between the passes, and whether the job fits, is worked out from it.',
+    ),
   high_noise_share: z
     .number()
     .gt(0)

@@ -94,6 +94,23 @@ export const trainerErrors = defineErrors('TRAINER', {
     message: () => 'A tape went back while kept tensors were still on their way to host memory.',
     fix: 'Await tape.settle() between the forward and the backward pass.',
   },
+  WOULD_NOT_FIT: {
+    message: (
+      bucket: string,
+      needed: string,
+      usable: string,
+      adapter: string,
+      remedies: readonly string[],
+    ) =>
+      [
+        `Training at ${bucket} takes ${needed} of the device, and ${usable} of ${adapter} can be used. Nothing has been loaded.`,
+        remedies.length > 0
+          ? 'The cheapest ways to make it fit:'
+          : 'No change that Kinora knows makes it fit.',
+        ...remedies.map((remedy) => `- ${remedy}`),
+      ].join('\n'),
+    fix: 'Make it smaller, or give the true memory of the device as kinora.vram_gb.',
+  },
   NO_F16: {
     message: (adapter: string) => `${adapter} cannot compute in f16, which the job asks for.`,
     fix: 'Set kinora.compute to auto or f32.',

@@ -24,6 +24,7 @@ export function stepOptions(
   { train, kinora }: TrainProcess,
   learningRate: number,
   dropoutMasks: StepOptions['dropoutMasks'],
+  recompute: StepOptions['recompute'],
 ): StepOptions {
   return {
     lossKind: train.loss_type === 'pseudo_huber' ? 'pseudo-huber' : train.loss_type,
@@ -32,6 +33,7 @@ export function stepOptions(
     maxGradNorm: train.optimizer === 'adafactor' ? 0 : train.max_grad_norm,
     accumulation: kinora.accumulation,
     checkpoint: train.gradient_checkpointing,
+    recompute,
     preservationMultiplier: train.diff_output_preservation
       ? train.diff_output_preservation_multiplier
       : train.blank_prompt_preservation_multiplier,

@@ -22,6 +22,8 @@ export interface TrainOptions {
    * `latest` unless given; a folder without a state begins anew.
    */
   resume?: 'latest' | 'best' | 'never' | number | undefined
+  /** Memory of the device in bytes, in place of `kinora.vram_gb` and of what the adapter's name tells. */
+  memoryBytes?: number | undefined
 }
 
 /** What a preview is made of: the LoRAs as they are at a step. */

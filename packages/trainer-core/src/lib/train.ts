@@ -5,7 +5,12 @@ import { drain, isCodedError, lockFolder, writeFileAtomic, type StageEvent } fro
 import { openCheckpoint } from '@kinora/wan'
 import { BaseModels } from './base-models.ts'
 import { openTrainingData } from './data/training-data.ts'
+import { deviceMemory, overheadOf } from './estimate/device-speed.ts'
+import { estimateTraining } from './estimate/estimate-training.ts'
+import { describeRecompute, recomputePlans, refuseTooLarge } from './estimate/tell-estimate.ts'
+import { checkpointShape, saidMemory, trainingSetup } from './estimate/training-setup.ts'
 import { adaptersOf, readLoraWeights } from './lora-adapters.ts'
+import { leanPlan } from './memory/recompute-plan.ts'
 import { MetricsFile } from './metrics.ts'
 import { createMicroBatches, type MicroBatch } from './noise/prepare-micro-batch.ts'
 import { createRandomStreams, type Expert } from './noise/random-streams.ts'
@@ -64,6 +69,15 @@ export async function* trainIter(
   }
   const turns = turnOptions(process)
   const { trained } = turns
+  const estimate = await estimateTraining(
+    trainingSetup(process, data.plan, await checkpointShape(checkpoint), compute),
+    {
+      memoryBytes: deviceMemory(device.info, options.memoryBytes ?? saidMemory(process)),
+      speed: undefined,
+      overhead: overheadOf(device.info),
+    },
+  )
+  refuseTooLarge(estimate, device.info.adapter)
   const totalSteps = stepsOfExperts(train.steps, turns)
 
   const stateFile = join(out, 'state', 'training_state.safetensors')
@@ -89,6 +103,16 @@ export async function* trainIter(
     }
     await start.saved?.close()
     const settingsBefore = start.saved?.state.settings
+    const recompute = recomputePlans(
+      estimate,
+      settingsBefore?.['adapter'] === device.info.adapter && settingsBefore['compute'] === compute
+        ? start.saved?.state.recompute
+        : undefined,
+    )
+    yield {
+      type: 'note',
+      message: describeRecompute(estimate, recompute, checkpoint.transformer.numLayers),
+    }
     const changes = settingsBefore ? changedSettings(settingsBefore['job'], job.config) : []
     if (changes.length > 0) yield { type: 'note', message: `Changed since: ${changes.join(', ')}.` }
     let step = train.start_step ?? start.step
@@ -120,6 +144,7 @@ export async function* trainIter(
           version: 1,
           step,
           ...identity,
+          recompute: Object.fromEntries(recompute),
           validation,
           experts: eachLearner((learner) =>
             describeTrainedExpert(learner, optimizerIdentity(train)),
@@ -272,7 +297,12 @@ export async function* trainIter(
         learner,
         batches,
         step + 1,
-        stepOptions(process, learningRate, dropoutMasks),
+        stepOptions(
+          process,
+          learningRate,
+          dropoutMasks,
+          ([, , ...latents]) => recompute.get(latents.join('x')) ?? leanPlan(compute),
+        ),
       ).catch(async (error: unknown) => {
         // Nothing of this step has been applied: what came before it is worth keeping.
         if (isCodedError(error, 'TRAINER_NOT_FINITE')) await saveState()

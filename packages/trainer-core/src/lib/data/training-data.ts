@@ -1,4 +1,4 @@
-import type { TrainJob, TrainProcess } from '@kinora/config-schema'
+import type { BucketPlan, TrainJob, TrainProcess } from '@kinora/config-schema'
 import type { QuantizeScheme, WanCheckpoint } from '@kinora/wan'
 import { CacheFolder, latentsKey, textKey } from '../cache/cache-entries.ts'
 import { trainerErrors } from '../errors.ts'
@@ -9,6 +9,7 @@ import { createBatches, type Batches } from './batches.ts'
 import { promptsOf, readDataset, type Dataset, type Sample } from './dataset.ts'
 
 export interface TrainingData {
+  readonly plan: BucketPlan
   readonly cache: CacheFolder
   readonly keys: CacheKeys
   /** What is trained on; regularisation sets are apart. */
@@ -73,6 +74,7 @@ export async function openTrainingData(
   if (normal.batchesPerEpoch === 0) throw trainerErrors.NO_SAMPLES(plan)
   const accumulate = job.config.process[0].train.gradient_accumulation
   return {
+    plan: dataset.plan,
     cache,
     keys,
     normal,

@@ -28,6 +28,20 @@ interface Counted {
 
 const countedOf = (tensor: Tensor): Counted => tensor.handle as Counted
 
+const noWork = (): DeviceWork => ({
+  linearFlops: 0,
+  attentionFlops: 0,
+  attentionGradFlops: 0,
+  bytes: 0,
+  numOps: 0,
+})
+const bytesOf = ({ shape, dtype }: Tensor): number => numElements(shape) * bytesPerElement[dtype]
+/** What expanding a packed weight reads and writes; nothing for a dense one. */
+function expansionBytes(weight: Weight): number {
+  if (!isPackedWeight(weight)) return 0
+  return bytesOf(weight.codes) + bytesOf(weight.scales) + 2 * numElements(weight.shape)
+}
+
 /** Scores that attention on a processor works on at once. */
 const scoreBlock = 2 ** 22
 
@@ -40,6 +54,24 @@ function* tensorsIn(value: unknown): Generator<Tensor> {
   else if (Object.getPrototypeOf(value) === Object.prototype) {
     for (const item of Object.values(value)) yield* tensorsIn(item)
   }
+}
+
+/** What ops had to do. */
+export interface DeviceWork {
+  /** Operations of linears, two a multiply-add. */
+  linearFlops: number
+  attentionFlops: number
+  /** By convention two and a half times those of the forward pass. */
+  attentionGradFlops: number
+  /** Bytes that all else reads and writes: norms, activations, sums, unpacking, the products of adapters. */
+  bytes: number
+  numOps: number
+}
+
+/** A device that counts. */
+export interface CountingDevice extends Device {
+  /** What was done since it was made or last asked. */
+  takeWork(): DeviceWork
 }
 
 /** What of a backend's own memory is counted beside the tensors. */
@@ -65,11 +97,12 @@ function sizeClass(bytes: number): number {
 export function createCountingDevice({
   overhead = 'none',
   computeDTypes = ['f32', 'f16'],
-}: CountingOptions = {}): Device {
+}: CountingOptions = {}): CountingDevice {
   const scopes: Counted[][] = []
   let live = 0
   let peak = 0
   let parked = 0
+  let work: DeviceWork = noWork()
 
   function adopt(storage: Storage, shape: readonly number[], dtype: DType): Tensor {
     const counted: Counted = { storage, owners: 1 }
@@ -138,15 +171,39 @@ export function createCountingDevice({
     }
   }
 
+  /** Counts an op that reads tensors and writes one. */
+  function touching(inputs: readonly Tensor[], run: () => Tensor): Tensor {
+    const y = run()
+    work.bytes += [...inputs, y].reduce((sum, tensor) => sum + bytesOf(tensor), 0)
+    work.numOps++
+    return y
+  }
+  function countLinear(x: Tensor, weight: Weight, times: number): void {
+    const [n, k] = weight.shape as readonly [number, number]
+    work.linearFlops += 2 * rowsOf(x) * n * k * times
+    work.bytes += expansionBytes(weight) * times
+    work.numOps += times * (isPackedWeight(weight) ? 2 : 1)
+  }
+  /** Operations of the scores and of the sum over them. */
+  const attentionFlops = (q: Tensor, k: Tensor): number => 4 * numElements(q.shape) * k.shape[1]!
+
   const like = (x: Tensor, dtype: DType = x.dtype): Tensor => allocate(x.shape, dtype)
 
   const ops: Ops = {
-    linear: (x, weight, options = {}) =>
-      withScratch(
-        [unpacked(weight, x), ...(options.adapters ?? []).map(({ a }) => rowsOf(x) * a.shape[0]!)],
-        () => allocate([...x.shape.slice(0, -1), weight.shape[0]!], options.dtype ?? x.dtype),
-      ),
+    linear(x, weight, options = {}) {
+      const { adapters = [], dtype = x.dtype } = options
+      countLinear(x, weight, 1)
+      work.bytes += adapters.length * bytesOf(x)
+      work.numOps += adapters.length
+      return withScratch(
+        [unpacked(weight, x), ...adapters.map(({ a }) => rowsOf(x) * a.shape[0]!)],
+        () => allocate([...x.shape.slice(0, -1), weight.shape[0]!], dtype),
+      )
+    },
     linearGrad(dy, x, weight, { adapters = [], dtype, needsX }): LinearGrads {
+      if (needsX) countLinear(x, weight, 1)
+      work.bytes += adapters.length * 2 * (bytesOf(x) + bytesOf(dy))
+      work.numOps += 4 * adapters.length
       return withScratch(
         [
           needsX ? unpacked(weight, dy) : 0,
@@ -168,13 +225,18 @@ export function createCountingDevice({
       const codes = allocate([n, k / 8], 'u32')
       return { format, shape, codes, scales: perGroup(), zeros: perGroup(), groupSize }
     },
-    attention: (q, k) =>
-      withScratch([scores(q, k)], () => ({
+    attention(q, k) {
+      work.attentionFlops += attentionFlops(q, k)
+      work.numOps++
+      return withScratch([scores(q, k)], () => ({
         out: like(q),
         lse: allocate([q.shape[0]!, q.shape[2]!, q.shape[1]!], 'f32'),
-      })),
-    attentionGrad: (_dout, { q, k, v, lse }) =>
-      withScratch([scores(q, k), scores(q, k), numElements(lse.shape)], () => ({
+      }))
+    },
+    attentionGrad(_dout, { q, k, v, lse }) {
+      work.attentionGradFlops += 2.5 * attentionFlops(q, k)
+      work.numOps += 3
+      return withScratch([scores(q, k), scores(q, k), numElements(lse.shape)], () => ({
         dq: like(q),
         dk: like(k),
         dv: like(v),
@@ -213,32 +275,51 @@ export function createCountingDevice({
       return allocate([x.shape[0]!, ...extents, weight.shape[0]!], x.dtype)
     },
     embedding: (table, ids, options = {}) =>
-      allocate([...ids.shape, table.shape[1]!], options.dtype ?? table.dtype),
-    cast: (x, dtype) => (dtype === x.dtype ? x : like(x, dtype)),
+      touching([ids], () =>
+        allocate([...ids.shape, table.shape[1]!], options.dtype ?? table.dtype),
+      ),
+    cast: (x, dtype) => (dtype === x.dtype ? x : touching([x], () => like(x, dtype))),
     reshape: (x, shape) => adopt(countedOf(x).storage, shape, x.dtype),
     permute: (x, axes) =>
-      allocate(
-        axes.map((axis) => x.shape[axis]!),
-        x.dtype,
+      touching([x], () =>
+        allocate(
+          axes.map((axis) => x.shape[axis]!),
+          x.dtype,
+        ),
       ),
     slice: (x, axis, start, end) =>
-      allocate(
-        x.shape.map((extent, i) => (i === axis ? end - start : extent)),
-        x.dtype,
+      touching([], () =>
+        allocate(
+          x.shape.map((extent, i) => (i === axis ? end - start : extent)),
+          x.dtype,
+        ),
       ),
     concat: (parts, axis) =>
-      allocate(
-        parts[0]!.shape.map((extent, i) =>
-          i === axis ? parts.reduce((sum, part) => sum + part.shape[axis]!, 0) : extent,
+      touching(parts, () =>
+        allocate(
+          parts[0]!.shape.map((extent, i) =>
+            i === axis ? parts.reduce((sum, part) => sum + part.shape[axis]!, 0) : extent,
+          ),
+          parts[0]!.dtype,
         ),
-        parts[0]!.dtype,
       ),
-    loss: (prediction) => allocate([prediction.shape[0]!], 'f32'),
-    lossGrad: (prediction) => like(prediction, 'f32'),
-    sumSquares: () => allocate([1], 'f32'),
-    addInto: () => {},
-    adamw: () => {},
-    adamw8bit: () => {},
+    loss: (prediction, target) =>
+      touching([prediction, target], () => allocate([prediction.shape[0]!], 'f32')),
+    lossGrad: (prediction, target) => touching([prediction, target], () => like(prediction, 'f32')),
+    sumSquares: (tensors) => touching(tensors, () => allocate([1], 'f32')),
+    addInto: (target, source) => {
+      work.bytes += 2 * bytesOf(target) + bytesOf(source)
+      work.numOps++
+    },
+    adamw(slots) {
+      // Parameter, gradient and both moments are read, all but the gradient written.
+      for (const { param } of slots) work.bytes += 7 * bytesOf(param)
+      work.numOps++
+    },
+    adamw8bit(slots) {
+      for (const { param } of slots) work.bytes += 4 * bytesOf(param)
+      work.numOps++
+    },
     scope,
     checkpoint: (fn, inputs) => scope(() => fn(ops, ...inputs)),
   }
@@ -272,6 +353,11 @@ export function createCountingDevice({
     unpark: () => {},
     discard({ handle }) {
       parked -= handle as number
+    },
+    takeWork() {
+      const done = work
+      work = noWork()
+      return done
     },
     memory: () => ({ liveBytes: live, peakBytes: peak, pooledBytes: 0, parkedBytes: parked }),
     resetPeak: () => {

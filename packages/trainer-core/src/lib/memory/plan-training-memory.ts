@@ -12,9 +12,10 @@ import type { Sample } from '../data/dataset.ts'
 import { uploadFactors } from '../lora-adapters.ts'
 import { LossScale } from '../loss/loss-scale.ts'
 import type { MicroBatch } from '../noise/prepare-micro-batch.ts'
+import { MovingAverage } from '../optim/moving-average.ts'
 import { createOptimizer } from '../optim/optimizers.ts'
 import { trainStep } from '../train-step.ts'
-import { createCountingDevice, type CountingOptions } from './counting-device.ts'
+import { createCountingDevice, type CountingOptions, type DeviceWork } from './counting-device.ts'
 import { leanPlan, type RecomputePlan } from './recompute-plan.ts'
 
 export interface MemoryPlanOptions {
@@ -27,6 +28,8 @@ export interface MemoryPlanOptions {
   rank: number
   /** `adamw` unless given. */
   optimizer?: TrainSettings['optimizer'] | undefined
+  /** Whether an average of the LoRA is kept beside it. */
+  movingAverage?: boolean | undefined
   batchSize: number
   /** Of the latents: frames, rows, columns. */
   latentSize: readonly [number, number, number]
@@ -56,12 +59,20 @@ export interface MemoryPlan {
   /** Of `stepBytes`: what all blocks keep between the passes. */
   keptBytes: number
   totalBytes: number
+  /** What a step of one micro-batch has to do. */
+  work: StepWork
   /** In host memory: weights that are elsewhere than on the device, and what blocks keep there. */
   hostBytes: number
 }
 
+/** What a step does, for estimating its time. */
+export interface StepWork extends DeviceWork {
+  /** Bytes that go between host and device, both ways together. */
+  trafficBytes: number
+}
+
 /** Networks with more blocks are counted with this many and one less: every block takes as much as another. */
-const mostCounted = 5
+const mostCounted = 3
 
 /**
  * What training will take, from real steps on a device that only counts. Exact to the byte for tensors; with `overhead` what a
@@ -103,12 +114,21 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
     stepBytes,
     keptBytes: keptOfBlock * (numLayers - numAway),
     hostBytes: host + numAway * keptOfBlock,
+    work: {
+      linearFlops: at('linearFlops'),
+      attentionFlops: at('attentionFlops'),
+      attentionGradFlops: at('attentionGradFlops'),
+      bytes: at('bytes'),
+      numOps: at('numOps'),
+      // Weights come on the way forward and again on the way back; what is kept goes out and comes back.
+      trafficBytes: 2 * numStreamed * more.streamedBytes + 2 * numAway * keptOfBlock,
+    },
   }
   const { loraBytes } = result
   return { ...result, totalBytes: result.weightsBytes + loraBytes + stepBytes }
 }
 
-interface Counts {
+interface Counts extends DeviceWork {
   weightsBytes: number
   loraBytes: number
   stepBytes: number
@@ -157,11 +177,12 @@ async function count(
     lora: trained,
     optimizer,
     lossScale: new LossScale('f32'),
-    average: undefined,
+    average: options.movingAverage ? new MovingAverage(device, trained.params, 0.99) : undefined,
   } as const
   const loraBytes = device.memory().liveBytes - weightsBytes
 
   device.resetPeak()
+  device.takeWork()
   const shape = [batchSize, config.outChannels, ...latentSize] as const
   const values = new Float32Array(0)
   const batch: MicroBatch = {
@@ -190,5 +211,5 @@ async function count(
   const gradBytes =
     (bytesPerElement.f32 * trained.params.reduce((sum, { shape }) => sum + numElements(shape), 0)) /
     numLayers
-  return { weightsBytes, loraBytes, stepBytes, streamedBytes, gradBytes }
+  return { weightsBytes, loraBytes, stepBytes, streamedBytes, gradBytes, ...device.takeWork() }
 }

@@ -9,6 +9,7 @@ import {
 } from '@kinora/safetensors'
 import { codeSystemError } from '@kinora/stage'
 import { z } from 'zod'
+import { recomputePlanSchema } from '../memory/recompute-plan.ts'
 import { readTensors } from '../device-arrays.ts'
 import { trainerErrors } from '../errors.ts'
 import { experts } from '../noise/random-streams.ts'
@@ -45,6 +46,8 @@ export const trainingStateSchema = z.strictObject({
   boundary: z.number(),
   /** Settings that may change on resume, as they were; for telling what changed. */
   settings: z.record(z.string(), z.unknown()),
+  /** What was kept of each block, by the latents' frames × rows × columns: a resumed run on the same adapter keeps the same. */
+  recompute: z.record(z.string(), recomputePlanSchema).optional(),
   /** Each expert's losses on held-out clips so far. */
   validation: z.strictObject({
     high: validationSchema.optional(),

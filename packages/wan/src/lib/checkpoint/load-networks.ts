@@ -48,6 +48,14 @@ export async function loadTransformer(
   )
 }
 
+/** Scheme that the experts of a checkpoint are stored in; undefined for dense ones. */
+export async function storedPacking(
+  checkpoint: WanCheckpoint,
+): Promise<QuantizeScheme | undefined> {
+  await using files = await checkpoint.openWeights('transformer')
+  return packingOf(files)?.scheme
+}
+
 /** What is packed already cannot be packed in another way. */
 function expectScheme(
   folder: string,
