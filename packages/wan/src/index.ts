@@ -34,11 +34,18 @@ export { buildCondition, conditionVideo } from './lib/condition.ts'
 export { checkpointErrors, wanErrors } from './lib/errors.ts'
 export { createLora, type CreateLoraOptions } from './lib/lora/create-lora.ts'
 export {
+  checkLoraModules,
   joinAdapters,
   uploadLora,
   type DeviceLora,
   type UploadLoraOptions,
 } from './lib/lora/device-lora.ts'
+export {
+  adaptedLinear,
+  type KroneckerAdapter,
+  type LowRankAdapter,
+  type ModuleAdapter,
+} from './lib/lora/module-adapter.ts'
 export {
   measureActivationSizes,
   readActivationSizes,

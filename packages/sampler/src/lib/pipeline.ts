@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto'
-import { normals, type Adapter, type Device, type Tensor } from '@kinora/kernel-api'
+import { normals, type Device, type Tensor } from '@kinora/kernel-api'
 import type { Expert, LoraWeights } from '@kinora/lora-files'
 import { readImage, type RgbImage } from '@kinora/media'
 import { drain, type RunContext, type StageEvent } from '@kinora/stage'
 import {
   buildCondition,
   conditionVideo,
+  checkLoraModules,
   fetchRecoveryAdapter,
   joinAdapters,
   loadTextEncoder,
@@ -13,9 +14,8 @@ import {
   loadVae,
   transformerLoraTargets,
   uploadLora,
-  wanErrors,
   type DeviceLora,
-  type LoraTarget,
+  type ModuleAdapter,
   type QuantizeScheme,
   type WanCheckpoint,
   type WanTransformer,
@@ -95,7 +95,7 @@ export interface GenerateOptions {
   boundary?: number | undefined
   loras?: readonly PipelineLora[] | undefined
   /** Adapters that are on the device already, by expert and module, beside `loras`. */
-  adapters?: Partial<Record<Expert, ReadonlyMap<string, readonly Adapter[]>>> | undefined
+  adapters?: Partial<Record<Expert, ReadonlyMap<string, readonly ModuleAdapter[]>>> | undefined
   /** Initial noise [1, 16, F, H, W]; drawn from the seed unless given. */
   latents?: Float32Array | undefined
 }
@@ -225,7 +225,7 @@ class Pipeline implements WanPipeline {
     if (latents && latents.length !== shape.reduce((p, n) => p * n, 1)) {
       throw samplerErrors.BAD_LATENTS('The latents have', [latents.length], shape)
     }
-    for (const { weights } of loras) checkLora(weights, transformerLoraTargets(transformer))
+    for (const { weights } of loras) checkLoraModules(weights, transformerLoraTargets(transformer))
   }
 
   #checkSize(options: Pick<GenerateOptions, 'image' | 'width' | 'height' | 'numFrames'>): void {
@@ -389,7 +389,7 @@ class Pipeline implements WanPipeline {
       prompt: Tensor
       negative: Tensor
       guidance: number
-      adapters: ReadonlyMap<string, readonly Adapter[]>
+      adapters: ReadonlyMap<string, readonly ModuleAdapter[]>
     },
   ): Promise<Float32Array> {
     const device = this.#device
@@ -516,34 +516,19 @@ class Pipeline implements WanPipeline {
   }
 }
 
-/** Throws wan's own error for a LoRA of another model, before anything is loaded for it. */
-function checkLora(lora: LoraWeights, targets: readonly LoraTarget[]): void {
-  for (const [name, { rank, inFeatures, outFeatures }] of lora.modules) {
-    const target = targets.find((candidate) => candidate.name === name)
-    if (!target) throw wanErrors.UNKNOWN_MODULE(name)
-    if (inFeatures !== target.inFeatures || outFeatures !== target.outFeatures) {
-      throw wanErrors.ADAPTER_SHAPE(
-        name,
-        `[${rank}, ${inFeatures}] and [${outFeatures}, ${rank}]`,
-        `[r, ${target.inFeatures}] and [${target.outFeatures}, r]`,
-      )
-    }
-  }
-}
-
 /** The LoRAs of one clip, brought to the device when their expert is first asked. */
 class LoadedLoras {
   readonly #device: Device
   readonly #options: GenerateOptions
   readonly #loaded: DeviceLora[] = []
-  readonly #joined: Partial<Record<Expert, ReadonlyMap<string, readonly Adapter[]>>> = {}
+  readonly #joined: Partial<Record<Expert, ReadonlyMap<string, readonly ModuleAdapter[]>>> = {}
 
   constructor(device: Device, options: GenerateOptions) {
     this.#device = device
     this.#options = options
   }
 
-  of(expert: Expert, transformer: WanTransformer): ReadonlyMap<string, readonly Adapter[]> {
+  of(expert: Expert, transformer: WanTransformer): ReadonlyMap<string, readonly ModuleAdapter[]> {
     const known = this.#joined[expert]
     if (known) return known
     const own = (this.#options.loras ?? [])

@@ -1,5 +1,11 @@
 import { basename } from 'node:path'
-import { inspectLora, parseLoraFileName, readLora, type Expert } from '@kinora/lora-files'
+import {
+  adapterKinds,
+  inspectLora,
+  parseLoraFileName,
+  readLora,
+  type Expert,
+} from '@kinora/lora-files'
 import { samplerErrors } from './errors.ts'
 import type { LoraOption } from './options.ts'
 import type { PipelineLora } from './pipeline.ts'
@@ -28,7 +34,8 @@ export async function readLoras(options: readonly LoraOption[]): Promise<Pipelin
   const loras: PipelineLora[] = []
   for (const { file, expert, weight } of options.map(parseLoraOption)) {
     for (const wanted of await expertsOf(file, expert)) {
-      loras.push({ expert: wanted, weights: await readLora(file, { expert: wanted }), weight })
+      const weights = await readLora(file, { expert: wanted, kinds: adapterKinds })
+      loras.push({ expert: wanted, weights, weight })
     }
   }
   return loras

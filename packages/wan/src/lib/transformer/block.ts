@@ -1,5 +1,6 @@
-import type { Adapter, Ops, Tensor } from '@kinora/kernel-api'
+import type { Ops, Tensor } from '@kinora/kernel-api'
 import type { Linear, WeightLoader } from '../checkpoint/weight-loader.ts'
+import { adaptedLinear, type LowRankAdapter, type ModuleAdapter } from '../lora/module-adapter.ts'
 
 // Axes: B batch, N tokens, L text rows, C channels of the model, H heads, D head channels, F channels of the feed-forward.
 
@@ -27,7 +28,9 @@ export interface BlockSettings {
   readonly numHeads: number
   readonly eps: number
   readonly compute: 'f32' | 'f16'
-  readonly adapters: ReadonlyMap<string, readonly Adapter[]> | undefined
+  readonly adapters: ReadonlyMap<string, readonly ModuleAdapter[]> | undefined
+  /** See `adaptedLinear`. */
+  readonly inverseLengths: (linear: Linear, adapter: LowRankAdapter) => Tensor
 }
 
 /**
@@ -144,12 +147,14 @@ function feedForward(ops: Ops, y_BNC: Tensor, w: BlockWeights, settings: BlockSe
 }
 
 /** A linear with the adapters that join it. In a `keep` list its name lacks the block: `attn1.to_q`. */
-function adapted(ops: Ops, x: Tensor, linear: Linear, { adapters }: BlockSettings): Tensor {
-  return ops.linear(x, linear.weight, {
-    bias: linear.bias,
-    adapters: adapters?.get(linear.name),
-    name: linear.name.replace(/^blocks\.\d+\./, ''),
-  })
+function adapted(
+  ops: Ops,
+  x: Tensor,
+  linear: Linear,
+  { adapters, inverseLengths }: BlockSettings,
+): Tensor {
+  const name = linear.name.replace(/^blocks\.\d+\./, '')
+  return adaptedLinear(ops, x, linear, adapters?.get(linear.name) ?? [], inverseLengths, name)
 }
 
 function heads(ops: Ops, x_BNC: Tensor, numHeads: number): Tensor {

@@ -1,11 +1,18 @@
-import type { Adapter, Device, Ops, Tensor } from '@kinora/kernel-api'
+import type { Device, Ops, Tensor } from '@kinora/kernel-api'
 import { blockLinearNames, type LoraWeights } from '@kinora/lora-files'
 import type { TransformerConfig } from '../checkpoint/configs.ts'
 import { loadingAll, WeightLoader, type Linear } from '../checkpoint/weight-loader.ts'
 import type { WeightSource } from '../checkpoint/weight-source.ts'
 import { wanErrors } from '../errors.ts'
 import { chainLayers, keptFromScope } from '../layer-chain.ts'
+import { columnSquares, inverseColumnLengths } from '../lora/column-lengths.ts'
 import { joinAdapters, uploadLora, type DeviceLora } from '../lora/device-lora.ts'
+import {
+  adapterFeatures,
+  describeAdapter,
+  type LowRankAdapter,
+  type ModuleAdapter,
+} from '../lora/module-adapter.ts'
 import type { QuantizeScheme } from '../quantize/schemes.ts'
 import { BlockPlacement, linearsOf, streamedBlocks } from './block-placement.ts'
 import { loadBlock, transformerBlock } from './block.ts'
@@ -47,7 +54,7 @@ export interface TransformerInput {
 /** How one forward pass is run. */
 export interface TransformerRun {
   /** By module name (`loraTargets`), summed in order. */
-  adapters?: ReadonlyMap<string, readonly Adapter[]> | undefined
+  adapters?: ReadonlyMap<string, readonly ModuleAdapter[]> | undefined
   /**
    * What the tape keeps of every block instead of computing it again: attention results by `attn1` (self) and `attn2` (cross),
    * results of linears by their name in the block, such as `attn1.to_q` or `ffn.net.0.proj`.
@@ -80,6 +87,8 @@ export interface WanTransformer {
   readonly loraTargets: readonly LoraTarget[]
   /** Predicted velocity [B, outChannels, F, Y, X], f32. `ops` is the device's own or a tape on it. */
   forward(ops: Ops, input: TransformerInput, run?: TransformerRun): Tensor
+  /** Lengths of the columns of adapted linears, by module name, each [inFeatures]: what a DoRA begins with. */
+  columnLengths(names: readonly string[]): Promise<Map<string, Float32Array>>
   /** Moves the weights of its blocks to host memory; the next forward pass, or `toDevice`, brings them back. */
   toHost(): Promise<void>
   /** Queues the way back. Nothing waits for it but what is queued after. */
@@ -171,6 +180,8 @@ class Transformer implements WanTransformer {
   readonly #recovery: DeviceLora | undefined
   readonly #targets: ReadonlyMap<string, LoraTarget>
   readonly #ropes = new Map<string, readonly [Tensor, Tensor]>()
+  /** By module, for DoRA. */
+  readonly #squares = new Map<string, Tensor>()
 
   constructor(
     config: TransformerConfig,
@@ -209,7 +220,14 @@ class Transformer implements WanTransformer {
     const adapters = this.#recovery
       ? joinAdapters([this.#recovery, { adapters: run.adapters ?? new Map() }])
       : run.adapters
-    const settings = { numHeads: config.numHeads, eps: config.eps, compute, adapters }
+    const settings = {
+      numHeads: config.numHeads,
+      eps: config.eps,
+      compute,
+      adapters,
+      inverseLengths: (linear: Linear, adapter: LowRankAdapter) =>
+        inverseColumnLengths(this.#device, linear.weight, this.#columnSquares(linear), adapter),
+    }
 
     return ops.scope(() => {
       const patches_BNC = patchEmbedding(ops, input.latents, w.patchEmbedding, config)
@@ -245,6 +263,29 @@ class Transformer implements WanTransformer {
     })
   }
 
+  async columnLengths(names: readonly string[]): Promise<Map<string, Float32Array>> {
+    const wanted = new Set(names)
+    const lengths = new Map<string, Float32Array>()
+    for (let n = 0; n < this.#blocks.length; n++) {
+      for (const linear of linearsOf(this.#blocks.enter(n))) {
+        if (!wanted.has(linear.name)) continue
+        const squares = await this.#device.read(this.#columnSquares(linear))
+        lengths.set(linear.name, Float32Array.from(squares, Math.sqrt))
+      }
+    }
+    return lengths
+  }
+
+  /** Of a frozen weight, so each is worked out once. */
+  #columnSquares(linear: Linear): Tensor {
+    let squares = this.#squares.get(linear.name)
+    if (!squares) {
+      squares = keptFromScope(this.#device, () => columnSquares(this.#device, linear.weight))
+      this.#squares.set(linear.name, squares)
+    }
+    return squares
+  }
+
   toHost(): Promise<void> {
     return this.#blocks.toHost()
   }
@@ -259,6 +300,8 @@ class Transformer implements WanTransformer {
     for (const tables of this.#ropes.values())
       tables.forEach((table) => this.#device.release(table))
     this.#ropes.clear()
+    for (const squares of this.#squares.values()) this.#device.release(squares)
+    this.#squares.clear()
     this.#loader.release()
   }
 
@@ -357,17 +400,17 @@ class Transformer implements WanTransformer {
     for (const [name, list] of adapters ?? []) {
       const target = this.#targets.get(name)
       if (!target) throw wanErrors.UNKNOWN_MODULE(name)
-      const bad = list.find(
-        ({ a, b }) =>
-          a.shape[1] !== target.inFeatures ||
-          b.shape[0] !== target.outFeatures ||
-          a.shape[0] !== b.shape[1],
-      )
+      const bad = list.find((adapter) => {
+        const features = adapterFeatures(adapter)
+        return (
+          features?.inFeatures !== target.inFeatures || features.outFeatures !== target.outFeatures
+        )
+      })
       if (bad) {
         throw wanErrors.ADAPTER_SHAPE(
           name,
-          `[${bad.a.shape.join(', ')}] and [${bad.b.shape.join(', ')}]`,
-          `[r, ${target.inFeatures}] and [${target.outFeatures}, r]`,
+          describeAdapter(bad),
+          `[r, ${target.inFeatures}] and [${target.outFeatures}, r], or a Kronecker product of that size`,
         )
       }
     }
