@@ -2,7 +2,8 @@
 // products and attention in TFLOP/s, everything that only moves memory as a share of the copy bandwidth of the same run,
 // convolutions of the VAE.
 //
-//   node kernels.mjs [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5] [--json=FILE]
+//   node kernels.mjs [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5] [--scratch-mib=768]
+//                    [--json=FILE]
 //
 // Smaller widths for a software adapter: --channels=256 --ffn=512 --heads=2 --pixels=32
 import { writeFileSync } from 'node:fs'
@@ -27,11 +28,19 @@ const { values: flags } = parseArgs({
     pixels: { type: 'string', default: '512' },
     only: { type: 'string', default: 'copy,elementwise,linear,attention,conv3d' },
     repeat: { type: 'string', default: '5' },
+    /** Room for what ops pass through memory; 0 takes the forms without. */
+    'scratch-mib': { type: 'string' },
     json: { type: 'string' },
   },
 })
 const sections = new Set(flags.only.split(','))
-const device = await openDevice({ profile: true })
+const scratch = flags['scratch-mib']
+const device = await openDevice({
+  profile: true,
+  ...(scratch === undefined
+    ? {}
+    : { overrides: { limits: { scratchBytes: Number(scratch) * 2 ** 20 } } }),
+})
 const { ops } = device
 if (!device.profile.timestamps) {
   console.error(`${device.info.adapter} has no timestamp queries, by which kernels are timed.`)

@@ -21,6 +21,8 @@ export interface AdapterProfile {
     /** Bytes one binding may show of a buffer. */
     readonly maxBindingBytes: number
     readonly maxBufferBytes: number
+    /** Bytes an op may take for what it passes through memory, where less would be slower: ours, not the adapter's. */
+    readonly scratchBytes: number
     readonly maxWorkgroupsPerDimension: number
     readonly maxWorkgroupBytes: number
     readonly maxInvocations: number
@@ -64,6 +66,9 @@ export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
   readonly limits?: Partial<AdapterProfile['limits']>
 }
 
+/** Room for what a large GPU is kept busy with: dS of three heads of 11264 tokens. */
+const SCRATCH_BYTES = 768 * 2 ** 20
+
 /** Reads the profile of a device. */
 export function readProfile(
   device: GPUDevice,
@@ -90,6 +95,7 @@ export function readProfile(
     limits: {
       maxBindingBytes: limits.maxStorageBufferBindingSize,
       maxBufferBytes: limits.maxBufferSize,
+      scratchBytes: SCRATCH_BYTES,
       maxWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
       maxWorkgroupBytes: limits.maxComputeWorkgroupStorageSize,
       maxInvocations: limits.maxComputeInvocationsPerWorkgroup,

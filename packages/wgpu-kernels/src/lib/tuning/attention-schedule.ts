@@ -30,3 +30,38 @@ export function chooseAttentionUnit(
     limits.maxInvocations >= MATRIX_ATTENTION_SIZE
   return fitsMatrix && hasMatrixUnit(profile) ? 'matrix' : 'flash'
 }
+
+/** How much of a backward pass goes through memory as dS at a time. */
+export interface GradQPlan {
+  readonly heads: number
+  /** Queries: all of them, or a multiple of 128. */
+  readonly rows: number
+}
+
+/** Workgroups that fill a large GPU twice with one, once with two on each multiprocessor. */
+const FULL_GROUPS = 264
+
+/** The parts in which dS goes through memory; none where its rows would not lie on whole vectors. */
+export function planGradQ(
+  { B, N, M, H }: Pick<AttentionCall, 'B' | 'N' | 'M' | 'H'>,
+  { scratchBytes, maxBindingBytes }: AdapterProfile['limits'],
+): GradQPlan | undefined {
+  if (M % 8 !== 0) return undefined
+  const bytes = Math.min(scratchBytes, maxBindingBytes)
+  const wanted = Math.ceil(FULL_GROUPS / Math.ceil(M / MATRIX_ATTENTION_BLOCK))
+  const fitting = Math.floor(bytes / (MATRIX_ATTENTION_BLOCK * M * 2))
+  const heads = Math.min(B * H, wanted, fitting)
+  if (heads === 0) return undefined
+  if (heads * N * M * 2 <= bytes) return { heads, rows: N }
+  const most = Math.floor(bytes / (heads * M * 2) / MATRIX_ATTENTION_BLOCK) * MATRIX_ATTENTION_BLOCK
+  const parts = Math.ceil(N / most)
+  return {
+    heads,
+    rows: Math.ceil(N / parts / MATRIX_ATTENTION_BLOCK) * MATRIX_ATTENTION_BLOCK,
+  }
+}
+
+/** Into how many parts the keys of dS K are cut, where the blocks of queries alone would leave a GPU idle. */
+export function gradQSplits(blocks: number, M: number): number {
+  return Math.max(1, Math.min(8, Math.floor(FULL_GROUPS / blocks), Math.floor(M / 1024)))
+}

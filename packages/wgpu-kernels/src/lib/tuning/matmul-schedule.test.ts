@@ -23,6 +23,7 @@ const gpu: AdapterProfile = {
   limits: {
     maxBindingBytes: 2 ** 27,
     maxBufferBytes: 2 ** 28,
+    scratchBytes: 2 ** 28,
     maxWorkgroupsPerDimension: 65535,
     maxWorkgroupBytes: 16384,
     maxInvocations: 256,
