@@ -22,11 +22,13 @@ const mixedShare = 0.6
 /**
  * A roll about the optical axis turns the picture in circles. When the picture turns in ellipses (one side of the turning
  * exceeds the other by this factor), the camera goes around a scene that it looks down on: seen 60° steep, a table already
- * turns flattened by 1 / sin² 60° = 1.33. Or, where the view hides that, when one similarity leaves more unexplained than the
- * errors of tracking a roll do (0.05 to 0.15): what stands up moves against what lies flat.
+ * turns flattened by 1 / sin² 60° = 1.33, and a roll measures within 2 % of a circle. Or, where the view hides that, when one
+ * similarity leaves more unexplained than the errors of tracking a roll do (0.05 to 0.15, more where little can be tracked)
+ * and what is left over is faster than the turning itself: what stands up moves against what lies flat.
  */
-const flattened = 1.15
+const flattened = 1.2
 const rollParallax = 0.15
+const rollLeftOver = 1.2
 
 /**
  * Going around a scene at eye level shears the picture: the floor in front moves one way and what is far the other. So the
@@ -187,7 +189,8 @@ function decide(
       return { camera: 'subject', confidence: meanSubject / (meanSubject + swaying) }
     return { camera: 'static', confidence: 1 - 0.5 * Math.min(1, swaying / swayingSpeed) }
   }
-  if (first.camera === 'roll' && (found.flattening >= flattened || meanParallax >= rollParallax))
+  const standsUp = meanParallax >= rollParallax && meanSubject >= rollLeftOver * first.net
+  if (first.camera === 'roll' && (found.flattening >= flattened || standsUp))
     return { camera: 'orbit', confidence: first.steadiness }
   if (second && worth(second) >= mixedShare * worth(first))
     return { camera: 'mixed', confidence: (first.net + second.net) / total }

@@ -88,10 +88,13 @@ export function measureStep(
       if (shift > least) speeds[point] = shift * perSecond
       if (flow.dx[point]! > least) rightward++
       else if (flow.dx[point]! < -least) leftward++
-      const away = outliers[point]! * width
+      // Too few points for a fit leave none of it.
+      const away = Math.max(0, outliers[point]! * width)
       if (away > least) own[point] = away * perSecond
-      moved += shift
-      unexplained += Math.min(away, shift)
+      // What the noise alone would do, in both directions, is neither.
+      const byNoise = 2 * (flow.sensitivity[point]! * noise) ** 2
+      moved += Math.sqrt(Math.max(0, shift * shift - byNoise))
+      unexplained += Math.sqrt(Math.max(0, Math.min(away, shift) ** 2 - byNoise))
     } else if (flow.change[point]! > 4 * flow.noise + lostChange) {
       speeds[point] = lostSpeed
       own[point] = lostSpeed
