@@ -7,7 +7,8 @@ interface EmulatedBuffer {
   readonly bytes: Uint8Array
 }
 interface EmulatedPipeline {
-  readonly shader: CompiledShader
+  /** Undefined where it did not compile: dispatches with it do nothing. */
+  readonly shader: CompiledShader | undefined
 }
 interface EmulatedEntry {
   readonly binding: number
@@ -71,6 +72,7 @@ function createCommandEncoder() {
           const { shader } = pipeline!
           const { entries } = group!
           const offset = dynamic
+          if (!shader) return
           commands.push(() => {
             const buffers = entries.map(({ resource }, i) => {
               const start = (resource.offset ?? 0) + (i === entries.length - 1 ? offset : 0)
@@ -101,8 +103,17 @@ function createCommandEncoder() {
   }
 }
 
-/** A device with the features and limits of a GPU with tensor cores. Errors in shaders are thrown by what submits them. */
-export function createEmulatedGpu(): GPUDevice {
+export interface EmulatedGpuOptions {
+  /** What the driver makes of a module's text: how a test gives it a fault. Throws where it should not compile. */
+  readonly driver?: (label: string, code: string) => string
+}
+
+/**
+ * A device with the features and limits of a GPU with tensor cores. What shaders do wrong while they run is thrown by what
+ * submits them.
+ */
+export function createEmulatedGpu({ driver }: EmulatedGpuOptions = {}): GPUDevice {
+  const failures: Error[] = []
   const device = {
     features: new Set(['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix']),
     limits: {
@@ -134,18 +145,23 @@ export function createEmulatedGpu(): GPUDevice {
     createBuffer,
     createBindGroupLayout: () => ({}),
     createPipelineLayout: () => ({}),
-    createShaderModule: ({ code }: { code: string }) => ({ code }),
-    createComputePipeline: ({
-      compute,
+    createShaderModule: ({ label, code }: { label: string; code: string }) => ({ label, code }),
+    createComputePipeline({
+      compute: { module },
     }: {
-      compute: { module: { code: string } }
-    }): EmulatedPipeline => ({
-      shader: compiled(compute.module.code),
-    }),
+      compute: { module: { label: string; code: string } }
+    }): EmulatedPipeline {
+      try {
+        return { shader: compiled(driver?.(module.label, module.code) ?? module.code) }
+      } catch (error) {
+        failures.push(error as Error)
+        return { shader: undefined }
+      }
+    },
     createBindGroup: (group: EmulatedBindGroup): EmulatedBindGroup => group,
     createCommandEncoder,
     pushErrorScope: () => undefined,
-    popErrorScope: async () => null,
+    popErrorScope: () => Promise.resolve(failures.pop() ?? null),
     destroy: () => undefined,
   }
   return device as unknown as GPUDevice

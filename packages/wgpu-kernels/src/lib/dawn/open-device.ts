@@ -1,9 +1,13 @@
+import { readFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+
 import type { OpenDeviceOptions } from '@kinora/kernel-api'
 
 import { isSoftwareAdapter, type ProfileOverrides } from '../device/adapter-profile.ts'
 import { requiredFeatures, requiredLimits } from '../device/device-request.ts'
 import { createDevice, type WgpuDevice } from '../device/wgpu-device.ts'
 import { wgpuErrors } from '../errors.ts'
+import { openTuningFile, tuningFile } from './tuning-file.ts'
 import { waitAsleep } from './wait-asleep.ts'
 
 /** Options of `openDevice` beyond kernel-api's. */
@@ -12,6 +16,12 @@ export interface OpenDawnOptions extends OpenDeviceOptions {
   profile?: boolean | undefined
   /** Treats the adapter as less than it is. */
   overrides?: ProfileOverrides | undefined
+  /** Measures which blocks of matrix products are fastest here, where that is not known: some seconds, once. */
+  tune?: boolean | undefined
+  /** File of what is known of adapters, `false` for none; in the user's cache folder unless given. */
+  tuningFile?: string | false | undefined
+  /** Hears of kernels that failed their self-test, and of a damaged tuning file. A process warning unless given. */
+  onNote?: ((message: string) => void) | undefined
 }
 
 /** Toggles that trade checks for speed; the robust mode leaves them out. */
@@ -81,7 +91,7 @@ export async function openDevice(options: OpenDawnOptions = {}): Promise<WgpuDev
     })
   }
   open.add(gpu)
-  return createDevice(device, info, {
+  const opened = createDevice(device, info, {
     reason: chooseReason(name, isSoftwareAdapter(info), options.adapter),
     robust,
     profile: options.profile,
@@ -89,6 +99,31 @@ export async function openDevice(options: OpenDawnOptions = {}): Promise<WgpuDev
     waiting: isSoftwareAdapter(info) ? waitAsleep : undefined,
     onDestroy: () => open.delete(gpu),
   })
+  const onNote = options.onNote ?? ((message: string) => process.emitWarning(message))
+  const file = options.tuningFile ?? tuningFile()
+  try {
+    await opened.prepare({
+      cache: file === false ? undefined : openTuningFile(file, onNote),
+      runtime: await dawnVersion(),
+      tune: options.tune ?? process.env['KINORA_TUNE'] === '1',
+      onNote,
+    })
+  } catch (error) {
+    opened.destroy()
+    throw error
+  }
+  return opened
+}
+
+/** Name and version of the package that binds Dawn. */
+async function dawnVersion(): Promise<string> {
+  try {
+    const file = createRequire(import.meta.url).resolve('webgpu/package.json')
+    const { name, version } = JSON.parse(await readFile(file, 'utf8')) as Record<string, string>
+    return `${name} ${version}`
+  } catch {
+    return 'webgpu'
+  }
 }
 
 function chooseReason(name: string, software: boolean, asked: string | undefined): string {

@@ -1,3 +1,5 @@
+import type { MatrixBlockName, MatrixUnitName } from '../tuning/matrix-unit.ts'
+
 /**
  * What kernels and schedules may know of the adapter. Everything a variant is chosen by is here, so a choice can be tested
  * without a GPU.
@@ -17,6 +19,10 @@ export interface AdapterProfile {
   /** Feature chromium-experimental-subgroup-matrix, and the shapes it offers. */
   readonly subgroupMatrix: readonly SubgroupMatrixConfig[]
   readonly timestamps: boolean
+  /** Units on subgroup matrices that failed their self-test here. */
+  readonly refusedUnits: ReadonlySet<MatrixUnitName>
+  /** How the dense unit on subgroup matrices cuts products up. */
+  readonly block: MatrixBlockName
   readonly limits: {
     /** Bytes one binding may show of a buffer. */
     readonly maxBindingBytes: number
@@ -69,12 +75,18 @@ export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
 /** Room for what a large GPU is kept busy with: dS of three heads of 11264 tokens. */
 const SCRATCH_BYTES = 768 * 2 ** 20
 
+/** The part of a profile that tests and measurements on the adapter decide. */
+export interface Findings {
+  readonly refusedUnits: Set<MatrixUnitName>
+  block: MatrixBlockName
+}
+
 /** Reads the profile of a device. */
 export function readProfile(
   device: GPUDevice,
   info: AdapterDescription,
   overrides: ProfileOverrides = {},
-): AdapterProfile {
+): AdapterProfile & Findings {
   const { limits } = device
   const features = device.features as ReadonlySet<string>
   return {
@@ -91,7 +103,9 @@ export function readProfile(
           .subgroupMatrixConfigs ?? [])
       : [],
     timestamps: features.has('timestamp-query'),
+    block: 'square',
     ...overrides,
+    refusedUnits: new Set(overrides.refusedUnits),
     limits: {
       maxBindingBytes: limits.maxStorageBufferBindingSize,
       maxBufferBytes: limits.maxBufferSize,

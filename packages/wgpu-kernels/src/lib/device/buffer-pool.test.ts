@@ -84,6 +84,17 @@ describe('the pool', () => {
     expect(pool.liveBytes).toBe(0)
   })
 
+  it('keeps what lies idle while all fits the budget', () => {
+    const { pool, counts } = fakePool()
+    pool.budget = 20 * 1024 * MIB
+    for (const scale of [1, 0.7, 1, 0.7]) {
+      const kept: PooledBuffer[] = []
+      for (let i = 0; i < 40; i++) block(pool, kept, scale)
+      for (const each of kept) pool.release(each)
+    }
+    expect(counts).toMatchObject({ created: 2 * 85, destroyed: 0 })
+  })
+
   it('gives all idle buffers back when trimmed', () => {
     const { pool, counts } = fakePool()
     block(pool, [])

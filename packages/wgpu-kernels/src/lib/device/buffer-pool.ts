@@ -62,6 +62,8 @@ export class BufferPool {
   /** Like the peak, but since the last `trim`. */
   #mostLive = 0
   #pooledBytes = 0
+  /** Live and idle buffers together may take so much; undefined where nobody knows. */
+  budget: number | undefined
 
   constructor(host: PoolHost) {
     this.#host = host
@@ -141,7 +143,7 @@ export class BufferPool {
   /** Destroys the buffers that have been idle longest, until one more of `size` stays within what is allowed. */
   #makeRoom(size: number): void {
     const most = Math.max(this.#mostLive, this.#liveBytes + size)
-    const allowed = most + Math.max(SLACK_BYTES, most * SLACK_SHARE)
+    const allowed = Math.max(this.budget ?? 0, most + Math.max(SLACK_BYTES, most * SLACK_SHARE))
     let excess = this.#liveBytes + this.#pooledBytes + size - allowed
     if (excess <= 0) return
     this.#host.flush()

@@ -19,12 +19,14 @@ import { createOps } from '../ops.ts'
 import { spliceHalfWords } from '../kernels/splice/splice.ts'
 import { ProgramCache } from '../program/program-cache.ts'
 import { Runner } from '../program/runner.ts'
+import { proveUnits, type PrepareOptions } from '../self-test/prove-units.ts'
 import { Lifetimes } from '../tensor/lifetimes.ts'
 import { describeTensor, type WgpuTensor } from '../tensor/wgpu-tensor.ts'
 import {
   readProfile,
   type AdapterDescription,
   type AdapterProfile,
+  type Findings,
   type ProfileOverrides,
 } from './adapter-profile.ts'
 import { BufferPool } from './buffer-pool.ts'
@@ -62,6 +64,8 @@ export class WgpuDevice implements Device {
   readonly profile: AdapterProfile
   readonly gpuDevice: GPUDevice
   readonly #options: CreateDeviceOptions
+  /** The profile, as `prepare` may change it. */
+  readonly #findings: AdapterProfile & Findings
   readonly #pool: BufferPool
   readonly #queue: CommandQueue
   readonly #lifetimes: Lifetimes
@@ -82,6 +86,7 @@ export class WgpuDevice implements Device {
     this.#options = options
     const profile = readProfile(gpuDevice, adapterInfo, options.overrides)
     this.profile = profile
+    this.#findings = profile
     this.info = {
       backend: '@kinora/wgpu-kernels',
       adapter: profile.device,
@@ -123,6 +128,23 @@ export class WgpuDevice implements Device {
     void gpuDevice.lost.then(({ reason, message }) => {
       if (!this.#destroyed) this.#lost = wgpuErrors.DEVICE_LOST(reason, message)
     })
+  }
+
+  /**
+   * Lets the kernels for tensor cores prove themselves on this adapter, before any other work: some seconds at the first use of
+   * a driver, nothing where `cache` has the answer. Kernels that fail are replaced by general ones, and `onNote` and
+   * `info.reason` say so. Without it they are trusted.
+   */
+  async prepare(options: PrepareOptions = {}): Promise<void> {
+    await proveUnits(this, this.#findings, {
+      ...options,
+      onNote: (message) => {
+        this.info.reason += ` ${message}`
+        options.onNote?.(message)
+      },
+    })
+    this.trim()
+    this.resetPeak()
   }
 
   upload(data: HostArray, shape: readonly number[], dtype: DType): Tensor {
@@ -249,6 +271,19 @@ export class WgpuDevice implements Device {
 
   resetPeak(): void {
     this.#pool.resetPeak()
+  }
+
+  setMemoryBudget(bytes: number): void {
+    this.#pool.budget = bytes
+  }
+
+  async makeRoom(bytes: number): Promise<void> {
+    this.#assertUsable()
+    const { budget, liveBytes, pooledBytes } = this.#pool
+    if (pooledBytes === 0) return
+    if (budget !== undefined && liveBytes + pooledBytes + bytes <= budget) return
+    this.trim()
+    await this.sync()
   }
 
   /** Gives unused buffers back to the driver, on the device and in host memory. */

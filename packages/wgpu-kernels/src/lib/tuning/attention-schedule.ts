@@ -16,6 +16,7 @@ const FLASH_BINDINGS = 10
 export function chooseAttentionUnit(
   profile: AdapterProfile,
   { D, N, M, q, k, v, bias, keyBias }: AttentionCall,
+  pass: 'attention' | 'attention-gradient',
 ): AttentionUnitName {
   const { adapterClass, limits } = profile
   if (adapterClass === 'software' || limits.maxStorageBuffers < FLASH_BINDINGS)
@@ -28,7 +29,7 @@ export function chooseAttentionUnit(
     [q, k, v].every(({ dtype }) => dtype === 'f16') &&
     limits.maxWorkgroupBytes >= MATRIX_ATTENTION_BYTES &&
     limits.maxInvocations >= MATRIX_ATTENTION_SIZE
-  return fitsMatrix && hasMatrixUnit(profile) ? 'matrix' : 'flash'
+  return fitsMatrix && hasMatrixUnit(profile, pass) ? 'matrix' : 'flash'
 }
 
 /** How much of a backward pass goes through memory as dS at a time. */

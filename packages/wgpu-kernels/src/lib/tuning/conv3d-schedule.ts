@@ -27,7 +27,7 @@ export function chooseConvMatrix(
   profile: AdapterProfile,
   { M, O, K, dtype, bias }: ConvShape,
 ): ConvMatrixVariant | undefined {
-  if (!hasMatrixUnit(profile)) return undefined
+  if (!hasMatrixUnit(profile, 'conv3d')) return undefined
   if (M < FEWEST_PIXELS || O < FEWEST_CHANNELS || O % 8 !== 0) return undefined
   const padded = (block: number): number => Math.ceil(O / block) * block
   const variant: ConvMatrixVariant = {

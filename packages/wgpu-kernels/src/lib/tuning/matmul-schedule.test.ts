@@ -20,6 +20,8 @@ const gpu: AdapterProfile = {
   subgroupSize: { min: 32, max: 32 },
   subgroupMatrix: [],
   timestamps: false,
+  refusedUnits: new Set(),
+  block: 'square',
   limits: {
     maxBindingBytes: 2 ** 27,
     maxBufferBytes: 2 ** 28,

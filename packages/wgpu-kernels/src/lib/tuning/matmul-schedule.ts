@@ -5,7 +5,7 @@ import type { AdapterProfile } from '../device/adapter-profile.ts'
 import { blockOf, type Layout, type MatmulSchedule } from '../kernels/matmul/matmul-variant.ts'
 import { thinBytes } from '../kernels/matmul/units/subgroup-matrix-thin.wgsl.ts'
 import { subgroupMatrixBytes } from '../kernels/matmul/units/subgroup-matrix.wgsl.ts'
-import { hasMatrixUnit } from './matrix-unit.ts'
+import { hasMatrixUnit, matrixBlocks } from './matrix-unit.ts'
 
 /** What a schedule is chosen by. */
 export interface MatmulShape {
@@ -67,9 +67,6 @@ export const generalSchedules: readonly MatmulSchedule[] = [
   ...[4, 8].flatMap((lanes) => Object.values(broadcastSchedules(lanes))),
 ]
 
-/** Block of the dense unit: the best of 150 measured on one H100 (docs/log.md), where they differ by little. */
-export const MATRIX_BLOCK = { blockM: 128, blockN: 128, blockK: 32, tileM: 64, tileN: 64 } as const
-
 const thinRank = (rank: number): 16 | 32 | 48 | 64 => (Math.ceil(rank / 16) * 16) as 16
 const isThin = (rank: number): boolean => rank <= 64 && rank % 8 === 0
 
@@ -78,13 +75,19 @@ function matrixSchedule(
   profile: AdapterProfile,
   { layout, M, N, K, products, operands }: MatmulShape,
 ): MatmulSchedule | undefined {
-  if (!operands || products > 1 || !hasMatrixUnit(profile)) return undefined
+  if (!operands || products > 1 || !hasMatrixUnit(profile, 'linear')) return undefined
   const { a, b, y, biased, rank } = operands
   const fits = (bytes: number): boolean => bytes <= profile.limits.maxWorkgroupBytes
   const lda = layout === 'tn' ? M : K
   const ldb = layout === 'nt' ? K : N
   if (a === 'f16' && b === 'f16' && layout !== 'tn') {
-    const schedule = { unit: 'subgroup-matrix', ...MATRIX_BLOCK, K, lda, ldb } as const
+    const schedule = {
+      unit: 'subgroup-matrix',
+      ...matrixBlocks[profile.block],
+      K,
+      lda,
+      ldb,
+    } as const
     const divides = K % 32 === 0 && N % 8 === 0 && rank % 8 === 0
     return divides && M >= 64 && N >= 64 && fits(subgroupMatrixBytes(schedule, layout))
       ? schedule

@@ -1,20 +1,24 @@
 import type { AdapterProfile } from '../device/adapter-profile.ts'
 
+/** Kernels on subgroup matrices: each must prove itself on an adapter, and falls back to the general unit apart. */
+export const matrixUnits = ['linear', 'attention', 'attention-gradient', 'conv3d'] as const
+export type MatrixUnitName = (typeof matrixUnits)[number]
+
 /**
  * True if the adapter multiplies f16 fragments of 16 × 16 × 16 into f32 in subgroups of 32: what the subgroup-matrix kernels
- * are written for (NVIDIA through Vulkan).
+ * are written for (NVIDIA through Vulkan). Drivers have returned wrong products, so a unit that failed its self-test does not
+ * count.
  */
-export function hasMatrixUnit({
-  f16,
-  subgroups,
-  subgroupSize,
-  subgroupMatrix,
-}: AdapterProfile): boolean {
+export function hasMatrixUnit(
+  { f16, subgroups, subgroupSize, subgroupMatrix, refusedUnits }: AdapterProfile,
+  unit: MatrixUnitName,
+): boolean {
   return (
     f16 &&
     subgroups &&
     subgroupSize.min === 32 &&
     subgroupSize.max === 32 &&
+    !refusedUnits.has(unit) &&
     subgroupMatrix.some(
       ({ componentType, resultComponentType, M, N, K }) =>
         componentType === 'f16' &&
@@ -25,3 +29,25 @@ export function hasMatrixUnit({
     )
   )
 }
+
+/** How the dense unit cuts a product up: a workgroup's block, and the tile of each of its subgroups. */
+export interface MatrixBlock {
+  readonly blockM: number
+  readonly blockN: number
+  readonly blockK: number
+  readonly tileM: number
+  readonly tileN: number
+}
+
+const subgroupTile = { blockK: 32, tileM: 64, tileN: 64 } as const
+
+/**
+ * Blocks of the dense unit. `square` is the default: the best of 150 schedules measured on one H100, where they differ by
+ * little (docs/log.md). Which is best on another adapter, tuning finds out.
+ */
+export const matrixBlocks = {
+  square: { blockM: 128, blockN: 128, ...subgroupTile },
+  tall: { blockM: 256, blockN: 128, ...subgroupTile },
+  wide: { blockM: 128, blockN: 256, ...subgroupTile },
+} as const satisfies Record<string, MatrixBlock>
+export type MatrixBlockName = keyof typeof matrixBlocks

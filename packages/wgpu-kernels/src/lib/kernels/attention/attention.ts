@@ -139,7 +139,7 @@ export function attention(
     }
   }
   const lse = run.alloc([call.B, call.H, call.N], 'f32')
-  const unit = units[chooseAttentionUnit(run.profile, call)](run)
+  const unit = units[chooseAttentionUnit(run.profile, call, 'attention')](run)
   const out = produce(run, q.shape, q.dtype, (y) => unit.forward(call, y, lse))
   return { out, lse }
 }
@@ -188,7 +188,7 @@ export function attentionGrad(
     out: computable(run, op, out),
     lse: run.own(op, lse),
   }
-  const unit = units[chooseAttentionUnit(run.profile, grad)](run)
+  const unit = units[chooseAttentionUnit(run.profile, grad, 'attention-gradient')](run)
   let dk: WgpuTensor | undefined
   let dv: WgpuTensor | undefined
   const dq = produce(run, q.shape, q.dtype, (yq) => {

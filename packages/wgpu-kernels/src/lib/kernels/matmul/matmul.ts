@@ -10,9 +10,9 @@ import {
   chooseMatmulSchedule,
   chooseSplits,
   generalSchedules,
-  MATRIX_BLOCK,
   type MatmulShape,
 } from '../../tuning/matmul-schedule.ts'
+import { matrixBlocks } from '../../tuning/matrix-unit.ts'
 import { widthOf } from '../../wgsl/float-vector.ts'
 import { reduceSplits } from '../reduce-splits/reduce-splits.ts'
 import {
@@ -37,7 +37,8 @@ const widths = [1, 4] as const
 /** Variants of the matrix units, with the sizes of a block of the model for the literals. */
 function matrixVariants(): MatmulVariant[] {
   const base = { a: 'f16', aWidth: 4, bWidth: 4, yWidth: 4, bias: 'none', sideWidth: 0 } as const
-  const dense = { ...MATRIX_BLOCK, unit: 'subgroup-matrix', K: 5120, lda: 5120, ldb: 5120 } as const
+  const dense = { unit: 'subgroup-matrix', K: 5120, lda: 5120, ldb: 5120 } as const
+  const { square, ...others } = matrixBlocks
   const thin = { unit: 'thin', K: 5120, lda: 5120, ldb: 5120 } as const
   const ranks = [16, 64] as const
   return [
@@ -51,10 +52,17 @@ function matrixVariants(): MatmulVariant[] {
             y,
             bias,
             sideWidth,
-            schedule: dense,
+            schedule: { ...dense, ...square },
           })),
         ),
       ),
+      ...Object.values(others).map((block) => ({
+        ...base,
+        layout,
+        b: 'f16' as const,
+        y: 'f16' as const,
+        schedule: { ...dense, ...block },
+      })),
       ...ranks.map((rank) => ({
         ...base,
         layout,

@@ -1,0 +1,147 @@
+import type { Device, Tensor } from '@kinora/kernel-api'
+import { isCodedError } from '@kinora/stage'
+
+import type { AdapterProfile, Findings } from '../device/adapter-profile.ts'
+import { assembleKernel, type Kernel } from '../program/define-kernel.ts'
+import {
+  matrixGradKv,
+  matrixGradQ,
+  matrixGradQProduct,
+  matrixForward,
+} from '../kernels/attention/matrix/matrix.ts'
+import { convMatrixKernel } from '../kernels/conv3d/matrix/matrix.ts'
+import { matmulKernel } from '../kernels/matmul/matmul.ts'
+import {
+  hasMatrixUnit,
+  matrixBlocks,
+  matrixUnits,
+  type MatrixBlockName,
+  type MatrixUnitName,
+} from '../tuning/matrix-unit.ts'
+import { tuningKey, type TuningCache } from '../tuning/tuning-cache.ts'
+import { knownAnswers } from './known-answers.ts'
+
+/** How a device finds out what its adapter can be trusted with. */
+export interface PrepareOptions {
+  /** Where what was found out is kept. */
+  cache?: TuningCache | undefined
+  /** What runs WebGPU, with its version: part of the cache's key. */
+  runtime?: string | undefined
+  /** Also measures which blocks are fastest, where that is not known: a few seconds, once. */
+  tune?: boolean | undefined
+  /** Hears of units that are not used, and why. */
+  onNote?: ((message: string) => void) | undefined
+}
+
+/** Hash of the text of every kernel on subgroup matrices: a record is of no use for another text. */
+function kernelVersion(): string {
+  let hash = 0x811c9dc5
+  const add = (text: string): void => {
+    for (let i = 0; i < text.length; i++) {
+      hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0
+    }
+  }
+  const addAll = <V>(kernel: Kernel<V>, variants = kernel.variants()): void => {
+    for (const variant of variants) add(assembleKernel(kernel, variant))
+  }
+  const isMatrix = ({ schedule }: { schedule: { unit: string } }): boolean =>
+    schedule.unit === 'subgroup-matrix' || schedule.unit === 'thin'
+  addAll(matmulKernel, matmulKernel.variants().filter(isMatrix))
+  addAll(matrixForward)
+  addAll(matrixGradKv)
+  addAll(matrixGradQ)
+  addAll(matrixGradQProduct)
+  addAll(convMatrixKernel)
+  return hash.toString(16).padStart(8, '0')
+}
+
+/** What is wrong with a unit on this adapter, in words, or undefined. */
+async function faultOf(device: Device, unit: MatrixUnitName): Promise<string | undefined> {
+  try {
+    return await knownAnswers[unit](device)
+  } catch (error) {
+    if (!isCodedError(error, 'WGPU_BAD_KERNEL') && !isCodedError(error, 'WGPU_VALIDATION'))
+      throw error
+    return error.message
+  }
+}
+
+/**
+ * Lets every unit on subgroup matrices prove itself, once for each adapter, driver, runtime and text of the kernels; the cache
+ * remembers. A unit that gives a wrong answer or does not compile is refused, and the general one takes its place.
+ */
+export async function proveUnits(
+  device: Device,
+  profile: AdapterProfile & Findings,
+  { cache, runtime = 'unknown', tune = false, onNote }: PrepareOptions,
+): Promise<void> {
+  const units = matrixUnits.filter((unit) => hasMatrixUnit(profile, unit))
+  if (units.length === 0) return
+  const key = tuningKey(profile, runtime, kernelVersion())
+  const known = await cache?.load(key)
+  const refuse = (unit: MatrixUnitName, why: string): void => {
+    profile.refusedUnits.add(unit)
+    onNote?.(
+      `${profile.device} does not compute ${unit} on its tensor cores as it should (${why}); the general kernels do it, slower. A newer driver may help.`,
+    )
+  }
+  for (const unit of known?.refused ?? []) refuse(unit, 'found earlier')
+  if (!known) {
+    for (const unit of units) {
+      const fault = await faultOf(device, unit)
+      if (fault !== undefined) refuse(unit, fault)
+    }
+  }
+  let block = known?.block
+  if (block === undefined && tune && hasMatrixUnit(profile, 'linear')) {
+    block = await fastestBlock(device, profile)
+  }
+  if (block !== undefined) profile.block = block
+  if (!known || block !== known.block) {
+    await cache?.save(key, { refused: [...profile.refusedUnits], block })
+  }
+}
+
+/** Extent of the product that blocks are measured on: enough for some waves of workgroups on a large GPU. */
+const EXTENT = 4096
+const REPEATS = 8
+
+/** The block with which both layouts of a square product take least time, of those that compute it right. */
+async function fastestBlock(
+  device: Device,
+  profile: AdapterProfile & Findings,
+): Promise<MatrixBlockName> {
+  const usual = profile.block
+  const [x, w] = [0, 1].map(() => device.zeros([EXTENT, EXTENT], 'f16')) as [Tensor, Tensor]
+  const once = (): void =>
+    device.scope(() => {
+      for (let i = 0; i < REPEATS; i++) {
+        device.ops.linear(x, w)
+        device.ops.linearGrad(x, x, w, { needsX: true })
+      }
+    })
+  let best = { name: usual, ms: Number.POSITIVE_INFINITY }
+  try {
+    for (const name of Object.keys(matrixBlocks) as MatrixBlockName[]) {
+      const { blockM, blockN, tileM, tileN } = matrixBlocks[name]
+      if ((blockM / tileM) * (blockN / tileN) * 32 > profile.limits.maxInvocations) continue
+      profile.block = name
+      if ((await faultOf(device, 'linear')) !== undefined) continue
+      once()
+      await device.sync()
+      for (let run = 0; run < 3; run++) {
+        const start = performance.now()
+        once()
+        await device.sync()
+        const ms = performance.now() - start
+        // A new block must win by more than noise.
+        if (ms < best.ms * (name === best.name ? 1 : 0.98)) best = { name, ms }
+      }
+    }
+  } finally {
+    profile.block = usual
+    device.release(x)
+    device.release(w)
+  }
+  return best.name
+}
