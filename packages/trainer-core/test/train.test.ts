@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
 import { readMetrics } from '@kinora/config-schema'
 import { readLora } from '@kinora/lora-files'
+import { openSafetensors } from '@kinora/safetensors'
 import type { StageEvent } from '@kinora/stage'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { cacheDataset, cacheDatasetIter, train, trainIter } from '../src/index.ts'
@@ -224,6 +225,58 @@ describe('train', () => {
       expect(factor.some((value) => value !== 0)).toBe(true)
     },
   )
+
+  it.each([
+    ['dora', {}, ['dora_scale', 'lora_A.weight', 'lora_B.weight']],
+    ['lokr', { network_kwargs: { module_dropout: 0.2 } }, ['lokr_w1', 'lokr_w2']],
+    ['lokr', { lokr_full_rank: false, linear: 2 }, ['lokr_w1', 'lokr_w2_a', 'lokr_w2_b']],
+  ])(
+    'trains %s with %j, saves %j, goes on exactly and begins from its file',
+    async (type, more, keys) => {
+      const overrides = (steps: number, extra = {}) => ({
+        train: { steps, switch_boundary_every: 1 },
+        network: { type, ...more, ...extra },
+        save: { save_every: 0, dtype: 'fp32' },
+      })
+      const whole = await runTo('a', overrides(4))
+      await runTo('b', overrides(3))
+      await runTo('b', overrides(4))
+      const [a, b] = await Promise.all(['a', 'b'].map((out) => hashes(join(run.folder, out))))
+      expect(b).toEqual(a)
+      const file = join(run.folder, 'a', 'tiny_low_noise.safetensors')
+      await using open = await openSafetensors(file)
+      const endings = [...open.tensors.keys()].map((key) =>
+        key.replace(/^.*(self_attn\.[qkvo]|cross_attn\.[qkvo]|ffn\.[02])\./, ''),
+      )
+      expect([...new Set(endings)].sort()).toEqual(keys)
+      // Another run that begins with these files, at a rate that changes nothing, writes them again.
+      const start = { pretrained_lora_path: file }
+      const model = { model_kwargs: { train_high_noise: false } }
+      const settings = overrides(1, start)
+      const { model: base } = run.job().config.process[0]
+      await runTo('c', {
+        ...settings,
+        model: { ...base, ...model },
+        train: { ...settings.train, lr: 1e-30 },
+      })
+      await using again = await openSafetensors(join(run.folder, 'c', 'tiny_low_noise.safetensors'))
+      for (const [key, { shape }] of open.tensors) {
+        expect(again.tensors.get(key)?.shape).toEqual(shape)
+        expect(await again.readF32(key)).toEqual(await open.readF32(key))
+      }
+      expect(whole.losses.low).toBeGreaterThan(0)
+    },
+  )
+
+  it('refuses to begin a LoRA from a file of another kind', async () => {
+    await runTo('a', { train: { steps: 1 }, network: { type: 'lokr' } })
+    const file = join(run.folder, 'a', 'tiny_high_noise.safetensors')
+    const other = runTo('b', { train: { steps: 1 }, network: { pretrained_lora_path: file } })
+    await expect(other).rejects.toMatchObject({
+      code: 'TRAINER_LORA_SHAPE',
+      message: expect.stringMatching(/LoKr, \[8, 8\] ⊗ .*needs LoRA, rank 4/) as string,
+    })
+  })
 
   it('gives the same bytes with one expert on the device at a time', async () => {
     const { model } = run.job().config.process[0]

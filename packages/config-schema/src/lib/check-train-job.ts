@@ -77,6 +77,15 @@ export function checkTrainJob(
       'Keep one of them.',
     )
   }
+  const { network } = process
+  const dropsRanks = Boolean(network.network_kwargs.rank_dropout)
+  if (network.type !== 'lora' && (Boolean(network.dropout) || dropsRanks)) {
+    conflict(
+      dropsRanks ? ['network', 'network_kwargs', 'rank_dropout'] : ['network', 'dropout'],
+      `dropout and rank_dropout are of type lora; ${network.type} has module_dropout.`,
+      'Use network_kwargs.module_dropout, or type lora.',
+    )
+  }
   if (datasets.every((set) => set.is_reg)) {
     conflict(
       ['datasets'],

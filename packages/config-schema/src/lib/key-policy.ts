@@ -118,18 +118,10 @@ export const keyRules: readonly KeyRule[] = [
   ...rows('network.network_kwargs', 'refused', [
     ['full_if_contains', 'Full-weight deltas do not fit the LoRA layouts.', []],
   ]),
-  ...rows('network.network_kwargs', 'later', [
-    ['rank_dropout', 'Dropout of whole ranks is not there yet.', zero],
-    ['module_dropout', 'Dropout of whole modules is not there yet.', zero],
-  ]),
   ...values('network', 'type', 'refused', {
     locon: 'It adds convolutions, and the blocks of Wan hold none; type lora does the same here.',
     lorm: otherArchitecture,
     fullrank: 'Full-weight deltas do not fit the LoRA layouts.',
-  }),
-  ...values('network', 'type', 'later', {
-    lokr: 'LoKr networks are not there yet; type lora is.',
-    dora: 'DoRA networks are not there yet; type lora is.',
   }),
 
   ...values('save', 'dtype', 'refused', {

@@ -40,7 +40,9 @@ const networkSchema = z
     type: z
       .enum(['lora', 'lokr', 'dora'])
       .default('lora')
-      .describe('Kind of adapter on each of the ten linears of a block.'),
+      .describe(
+        'Kind of adapter on each of the ten linears of a block: lora two factors, lokr a Kronecker product (fewer numbers), dora a LoRA that also learns the lengths of the columns.',
+      ),
     linear: count.optional().describe('Rank. Default 4.'),
     rank: count
       .optional()
@@ -66,7 +68,7 @@ const networkSchema = z
       .nullable()
       .default(null)
       .describe(
-        'Probability with which each rank is dropped for a micro-batch while training; the others make up for it.',
+        'Type lora: probability with which each element between the two factors is dropped while training; the others make up for it.',
       ),
     network_kwargs: z
       .strictObject({
@@ -81,11 +83,30 @@ const networkSchema = z
           .nullable()
           .default(null)
           .describe('Only layers whose diffusers name contains one of these are adapted.'),
-        rank_dropout: z.number().min(0).lt(1).nullable().default(null),
-        module_dropout: z.number().min(0).lt(1).nullable().default(null),
+        rank_dropout: z
+          .number()
+          .min(0)
+          .lt(1)
+          .nullable()
+          .default(null)
+          .describe(
+            'Type lora: probability with which each rank is dropped for a micro-batch; the others make up for it.',
+          ),
+        module_dropout: z
+          .number()
+          .min(0)
+          .lt(1)
+          .nullable()
+          .default(null)
+          .describe('Probability with which a whole module is left out of a micro-batch.'),
       })
       .prefault({}),
-    lokr_full_rank: z.boolean().default(true).describe('LoKr: both factors are full matrices.'),
+    lokr_full_rank: z
+      .boolean()
+      .default(true)
+      .describe(
+        'LoKr: both factors are whole matrices; false keeps the large one as two of rank linear.',
+      ),
     lokr_factor: z
       .number()
       .int()

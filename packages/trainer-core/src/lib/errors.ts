@@ -36,7 +36,7 @@ export const trainerErrors = defineErrors('TRAINER', {
   LORA_SHAPE: {
     message: (file: string, module: string, found: string, expected: string) =>
       `${file} holds ${module} with ${found}; this job needs ${expected}.`,
-    fix: 'Set the rank of the job to that of the file, or start from another file.',
+    fix: 'Set network.type and the rank of the job to those of the file, or start from another file.',
   },
   BAD_PLAN: {
     message: (file: string, problem: string) =>

@@ -1,47 +1,70 @@
-import type { Adapter, Device, Tensor } from '@kinora/kernel-api'
-import { loraScale, type LoraWeights } from '@kinora/lora-files'
-import { createLora, type LoraTarget } from '@kinora/wan'
+import { uniforms, type Device, type Tensor } from '@kinora/kernel-api'
+import type { LokrModule, LoraWeights } from '@kinora/lora-files'
+import type { LoraTarget, ModuleAdapter } from '@kinora/wan'
 import { readTensors } from './device-arrays.ts'
 import { trainerErrors } from './errors.ts'
+import { formOf, type LoraOptions, type ModuleDropout } from './module-forms.ts'
 import { streamOf, type Expert } from './noise/random-streams.ts'
 
-// The trained LoRA of one expert: f32 masters on a device, two for each adapted linear, y += scale · B (A x).
+// The trained network of one expert: f32 masters on a device, some for each adapted linear.
 
-export interface LoraOptions {
-  rank: number
-  /** Scale of the branch: alpha / rank where alpha is honoured, else 1. */
-  scale: number
-}
+export type { LoraOptions } from './module-forms.ts'
 
 export interface TrainedLora {
   readonly device: Device
   readonly options: LoraOptions
   readonly targets: readonly LoraTarget[]
   /** What the transformer takes: one adapter a module. */
-  readonly adapters: ReadonlyMap<string, readonly Adapter[]>
-  /** a, b of each module, in the order of `targets`: what is optimised. */
+  readonly adapters: ReadonlyMap<string, readonly ModuleAdapter[]>
+  /** The tensors of each module (a, b of a LoRA), in the order of `targets`: what is optimised. */
   readonly params: readonly Tensor[]
   /** Name of each of `params`, such as `blocks.0.attn1.to_q.lora_A`. */
   readonly names: readonly string[]
   release(): void
 }
 
-/** The adapters with other factors than those being trained, or with their scale multiplied. */
+/** What of a module takes part in a micro-batch: false leaves the whole module out. */
+export type DropModule = (module: number) => ModuleDropout | false
+
+/**
+ * The adapters with other tensors than those being trained, with what they do multiplied, or with some of it left out.
+ */
 export function adaptersOf(
-  { adapters, targets, params }: TrainedLora,
-  factors: readonly Tensor[] = params,
+  { adapters, options, targets, params }: TrainedLora,
+  tensors: readonly Tensor[] = params,
   weight = 1,
-): ReadonlyMap<string, readonly Adapter[]> {
-  if (factors === params && weight === 1) return adapters
+  drop?: DropModule,
+): ReadonlyMap<string, readonly ModuleAdapter[]> {
+  if (tensors === params && weight === 1 && !drop) return adapters
   return new Map(
-    targets.map(({ name }, i) => [
-      name,
-      adapters.get(name)!.map(({ scale }) => ({
-        a: factors[2 * i]!,
-        b: factors[2 * i + 1]!,
-        scale: scale * weight,
-      })),
-    ]),
+    modulesOf(targets, options, tensors).flatMap(({ target, own }, index) => {
+      const dropped = drop?.(index)
+      if (dropped === false) return []
+      return [[target.name, [formOf(options).adapter(own, options, weight, dropped)]] as const]
+    }),
+  )
+}
+
+/** Each target with its part of a list of all tensors or arrays. */
+function modulesOf<T>(
+  targets: readonly LoraTarget[],
+  options: LoraOptions,
+  list: readonly T[],
+): { target: LoraTarget; own: readonly T[] }[] {
+  let at = 0
+  return targets.map((target) => {
+    const count = formOf(options).parts(target, options).length
+    at += count
+    return { target, own: list.slice(at - count, at) }
+  })
+}
+
+/** Names of the tensors of a network, in order. */
+export function parameterNames(targets: readonly LoraTarget[], options: LoraOptions): string[] {
+  return targets.flatMap((target) =>
+    formOf(options)
+      .parts(target, options)
+      .map(({ name }) => `${target.name}.${name}`),
   )
 }
 
@@ -72,7 +95,7 @@ export function selectTargets(
   return selected
 }
 
-/** Brings a LoRA to a device from its factors: a, b of each target in turn. */
+/** Brings a network to a device from its values: the tensors of each target in turn (a, b of a LoRA). */
 export function uploadFactors(
   device: Device,
   targets: readonly LoraTarget[],
@@ -80,17 +103,17 @@ export function uploadFactors(
   factors: readonly Float32Array[],
 ): TrainedLora {
   const params: Tensor[] = []
-  const names: string[] = []
-  const adapters = new Map<string, readonly Adapter[]>()
+  const adapters = new Map<string, readonly ModuleAdapter[]>()
+  const form = formOf(options)
   device.scope(() => {
-    for (const [index, { name, inFeatures, outFeatures }] of targets.entries()) {
-      const upload = (values: Float32Array, shape: readonly number[]): Tensor =>
-        device.retain(device.upload(values, shape, 'f32'))
-      const a = upload(factors[2 * index]!, [options.rank, inFeatures])
-      const b = upload(factors[2 * index + 1]!, [outFeatures, options.rank])
-      adapters.set(name, [{ a, b, scale: options.scale }])
-      params.push(a, b)
-      names.push(`${name}.lora_A`, `${name}.lora_B`)
+    for (const target of targets) {
+      const own = form
+        .parts(target, options)
+        .map(({ shape }, i) =>
+          device.retain(device.upload(factors[params.length + i]!, shape, 'f32')),
+        )
+      adapters.set(target.name, [form.adapter(own, options, 1)])
+      params.push(...own)
     }
   })
   return {
@@ -99,65 +122,74 @@ export function uploadFactors(
     targets,
     adapters,
     params,
-    names,
+    names: parameterNames(targets, options),
     release: () => params.forEach((tensor) => device.release(tensor)),
   }
 }
 
-/**
- * The factors a run begins with: A uniform in ±1/√inFeatures and B zero, or those of a LoRA file. That file's own scale is folded
- * into B, so that the branch does what it did there; linears it lacks begin fresh.
- *
- * @param start a file's weights, and its name for errors
- */
+/** What a run may begin with beside chance. */
+export interface Beginning {
+  /** A file's weights, and its name for errors. Linears it lacks begin fresh. */
+  start?: { weights: LoraWeights; file: string } | undefined
+  /** Lengths of the columns of each target's weight; for DoRA alone. */
+  lengths?: ReadonlyMap<string, Float32Array> | undefined
+}
+
+/** The values a run begins with: those of a file, else ones that change nothing, drawn by the seed. */
 export function initialFactors(
   targets: readonly LoraTarget[],
-  { rank, scale }: LoraOptions,
+  options: LoraOptions,
   expert: Expert,
   seed: number,
-  start?: { weights: LoraWeights; file: string },
+  { start, lengths }: Beginning = {},
 ): Float32Array[] {
-  const fresh = createLora(targets, { rank, seed, stream: streamOf('initLora', expert, 0) })
-  return targets.flatMap(({ name, inFeatures, outFeatures }) => {
-    const module = start?.weights.modules.get(name)
+  const form = formOf(options)
+  return targets.flatMap((target, index) => {
+    const module = start && moduleIn(start.weights, target.name)
     if (!module) {
-      const { a, b } = fresh.modules.get(name)!
-      return [a, b]
+      // One stream a module, read from its beginning by each matrix in turn.
+      let drawn = 0
+      const uniform = (count: number): Float64Array => {
+        const stream = streamOf('initLora', expert, 0) + index
+        const all = uniforms(seed, stream, drawn + count)
+        drawn += count
+        return all.subarray(drawn - count).map((u) => 2 * u - 1)
+      }
+      return form.begin(target, options, uniform, lengths?.get(target.name))
     }
-    const shapeOf = (r: number, i: number, o: number): string => `rank ${r}, ${i} → ${o}`
-    const found = shapeOf(module.rank, module.inFeatures, module.outFeatures)
-    const expected = shapeOf(rank, inFeatures, outFeatures)
-    if (found !== expected) throw trainerErrors.LORA_SHAPE(start!.file, name, found, expected)
-    const factor = loraScale(module) / scale
-    return [module.a, factor === 1 ? module.b : module.b.map((value) => value * factor)]
+    const values = form.fromFile(target, options, module)
+    if (typeof values === 'string') {
+      throw trainerErrors.LORA_SHAPE(
+        start.file,
+        target.name,
+        values,
+        form.describe(target, options),
+      )
+    }
+    return values
   })
 }
 
+const moduleIn = ({ modules, kronecker }: LoraWeights, name: string) =>
+  modules.get(name) ?? kronecker?.get(name)
+
 /**
- * Copies a LoRA to the host.
+ * Copies a network to the host.
  *
- * @param params the factors, where they are others than those being trained (a moving average)
+ * @param params the tensors, where they are others than those being trained (a moving average)
  */
 export async function readLoraWeights(
   device: Device,
-  { options: { rank, scale }, targets, ...lora }: TrainedLora,
+  { options, targets, ...lora }: TrainedLora,
   params: readonly Tensor[] = lora.params,
 ): Promise<LoraWeights> {
   const values = await readTensors(device, params)
-  return {
-    modules: new Map(
-      targets.map(({ name, inFeatures, outFeatures }, index) => [
-        name,
-        {
-          a: values[2 * index]!,
-          b: values[2 * index + 1]!,
-          rank,
-          inFeatures,
-          outFeatures,
-          ...(scale === 1 ? {} : { alpha: scale * rank }),
-        },
-      ]),
-    ),
-    metadata: {},
+  const weights: LoraWeights = { modules: new Map(), metadata: {} }
+  const kronecker = new Map<string, LokrModule>()
+  for (const { target, own } of modulesOf(targets, options, values)) {
+    const module = formOf(options).toFile(target, options, own)
+    if ('w1' in module) kronecker.set(target.name, module)
+    else weights.modules.set(target.name, module)
   }
+  return kronecker.size > 0 ? { ...weights, kronecker } : weights
 }

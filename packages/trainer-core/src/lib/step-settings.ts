@@ -1,7 +1,7 @@
 import type { TrainProcess } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
 import { trainerErrors } from './errors.ts'
-import { experts, type RandomStreams } from './noise/random-streams.ts'
+import { experts, streamOf, type RandomStreams } from './noise/random-streams.ts'
 import { learningRateFactor } from './optim/learning-rate.ts'
 import type { StepOptions } from './train-step.ts'
 import type { TrainedExpert } from './trained-expert.ts'
@@ -23,7 +23,7 @@ export function computeDtype({ kinora, train }: TrainProcess, device: Device): '
 export function stepOptions(
   { train, kinora }: TrainProcess,
   learningRate: number,
-  dropoutMasks: StepOptions['dropoutMasks'],
+  dropout: StepOptions['dropout'],
   recompute: StepOptions['recompute'],
 ): StepOptions {
   return {
@@ -44,26 +44,46 @@ export function stepOptions(
         ? train.differential_guidance_scale
         : 1,
     maxLoss: train.max_loss,
-    dropoutMasks,
+    dropout,
   }
 }
 
-/** Masks of `network.dropout` for the micro-batches of a step; undefined where nothing is dropped. */
-export function createDropoutMasks(
+/**
+ * What of a network is left out of the micro-batches of a step; undefined where nothing is. `network.dropout` takes elements between
+ * the two factors, `rank_dropout` whole ranks and `module_dropout` whole modules of a micro-batch, as in kohya's modules, which AI
+ * Toolkit has. The first two make up for what they take.
+ */
+export function createDropout(
   { network, train }: TrainProcess,
   random: RandomStreams,
-  { expert, lora }: TrainedExpert,
+  { expert, lora }: Pick<TrainedExpert, 'expert' | 'lora'>,
   expertStep: number,
-): StepOptions['dropoutMasks'] {
-  const { dropout } = network
-  if (dropout === null || dropout === 0) return undefined
+): StepOptions['dropout'] {
+  const elements = network.dropout ?? 0
+  const ranks = network.network_kwargs.rank_dropout ?? 0
+  const modules = network.network_kwargs.module_dropout ?? 0
+  if (elements === 0 && ranks === 0 && modules === 0) return undefined
   const { rank } = lora.options
-  return (microBatch, module) => {
-    const microBatchIndex = expertStep * train.gradient_accumulation + microBatch
-    const index = microBatchIndex * lora.targets.length + module
-    return Float32Array.from(random.uniforms('loraDropout', expert, index, rank), (u) =>
-      u < dropout ? 0 : 1 / (1 - dropout),
-    )
+  return (microBatch) => {
+    const first = (expertStep * train.gradient_accumulation + microBatch) * lora.targets.length
+    return {
+      module: (module) => {
+        const index = first + module
+        if (modules > 0 && random.uniforms('moduleDropout', expert, index, 1)[0]! < modules) {
+          return false
+        }
+        if (elements === 0) return {}
+        const stream = streamOf('loraDropout', expert, index)
+        return { elements: { probability: elements, seed: random.seed, stream } }
+      },
+      ranks:
+        ranks === 0
+          ? undefined
+          : (module) =>
+              Float32Array.from(random.uniforms('rankDropout', expert, first + module, rank), (u) =>
+                u < ranks ? 0 : 1 / (1 - ranks),
+              ),
+    }
   }
 }
 

@@ -1,15 +1,18 @@
 import { openDevice, type CpuDevice } from '@kinora/cpu-kernels'
 import { normals, numElements, type Device, type Tensor } from '@kinora/kernel-api'
 import {
+  adaptedLinear,
   createTransformer,
   parseTransformerConfig,
   transformerTensors,
   type WanTransformer,
 } from '@kinora/wan'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { gradientErrors } from '../../test/finite-differences.ts'
 import type { Sample } from './data/dataset.ts'
-import { uploadFactors, type TrainedLora } from './lora-adapters.ts'
+import { uploadFactors, type LoraOptions, type TrainedLora } from './lora-adapters.ts'
 import { LossScale } from './loss/loss-scale.ts'
+import { formOf } from './module-forms.ts'
 import type { MicroBatch } from './noise/prepare-micro-batch.ts'
 import { trainStep, type StepOptions } from './train-step.ts'
 
@@ -92,6 +95,7 @@ afterAll(() => cpu.destroy())
 async function look(
   batches: readonly MicroBatch[],
   options: Partial<StepOptions>,
+  trained = lora,
 ): Promise<{ loss: number; gradients: Float64Array[]; gradNorm: number }> {
   let gradients: Float64Array[] = []
   const optimizer = {
@@ -103,7 +107,13 @@ async function look(
     release: () => {},
   }
   const lossScale = new LossScale('f32')
-  const learner = { expert: 'high', lora, optimizer, lossScale, average: undefined } as const
+  const learner = {
+    expert: 'high',
+    lora: trained,
+    optimizer,
+    lossScale,
+    average: undefined,
+  } as const
   const before = cpu.memory().liveBytes
   const result = await trainStep(device, transformer, learner, batches, 1, { ...plain, ...options })
   // The rotary tables of a new size stay; nothing else does.
@@ -111,8 +121,13 @@ async function look(
   return { loss: result.loss, gradients, gradNorm: result.gradNorm }
 }
 
-const mask = (_batch: number, module: number) =>
-  Float32Array.from([0, 1, 2], (i) => ((i + module) % 3 === 0 ? 0 : 1.5))
+const rankDropout: StepOptions['dropout'] = () => ({
+  module: (module) => (module === 2 ? false : {}),
+  ranks: (module) => Float32Array.from([0, 1, 2], (i) => ((i + module) % 3 === 0 ? 0 : 1.5)),
+})
+const elementDropout: StepOptions['dropout'] = () => ({
+  module: (module) => ({ elements: { probability: 0.4, seed: 5, stream: module } }),
+})
 
 describe('the gradient of a step is that of its loss', () => {
   it.each<[string, () => MicroBatch[], Partial<StepOptions>]>([
@@ -129,35 +144,104 @@ describe('the gradient of a step is that of its loss', () => {
     ],
     ['regularisation towards the base model', () => [makeBatch(1, {}, { prior_reg: true })], {}],
     ['divergence from the base model', () => [makeBatch(1)], { priorDivergence: true }],
-    ['dropped ranks', () => [makeBatch(1)], { dropoutMasks: mask }],
-    ['without checkpoints', () => [makeBatch(1)], { checkpoint: false, dropoutMasks: mask }],
+    ['dropped ranks and a module', () => [makeBatch(1)], { dropout: rankDropout }],
+    ['dropped elements', () => [makeBatch(1)], { dropout: elementDropout }],
+    ['without checkpoints', () => [makeBatch(1)], { checkpoint: false, dropout: elementDropout }],
   ])('%s', async (_, batches, options) => {
-    const { gradients } = await look(batches(), options)
-    for (const seed of [1, 2]) {
-      const directions = lora.params.map((param, i) =>
-        normals(seed * 1000 + i, 6, numElements(param.shape)),
+    await compareWithDifferences(batches, options, lora)
+  })
+
+  const some = (length: number, seed: number, scale = 0.3) =>
+    normals(seed, 9, length).map((value) => value * scale)
+
+  it.each<[string, LoraOptions]>([
+    ['LoKr of whole factors', { type: 'lokr', rank: 2, scale: 1 }],
+    ['LoKr with w2 in two factors', { type: 'lokr', rank: 1, scale: 0.5, fullRank: false }],
+    ['LoKr by a given factor', { type: 'lokr', rank: 2, scale: 1, factor: 2 }],
+  ])('%s, with a LoRA weight of the set', async (_, options) => {
+    const values = transformer.loraTargets.flatMap((target) =>
+      formOf(options)
+        .parts(target, options)
+        .map(({ shape: [r, c] }, i) => some(r! * c!, target.inFeatures + i)),
+    )
+    const trained = uploadFactors(device, transformer.loraTargets, options, values)
+    const batches = () => [makeBatch(1, {}, { network_weight: 0.7 })]
+    await compareWithDifferences(batches, {}, trained)
+    trained.release()
+  })
+
+  it('the lengths of a DoRA’s columns; those of its factors take the lengths as constants', async () => {
+    const options: LoraOptions = { type: 'dora', rank: 3, scale: 0.8 }
+    const { loraTargets } = transformer
+    const lengths = await transformer.columnLengths(loraTargets.map(({ name }) => name))
+    const values = loraTargets.flatMap(({ name, inFeatures, outFeatures }, i) => [
+      some(3 * inFeatures, i),
+      some(3 * outFeatures, i + 100),
+      Float32Array.from(lengths.get(name)!, (value, k) => value * (1 + 0.1 * ((k % 3) - 1))),
+    ])
+    const trained = uploadFactors(device, loraTargets, options, values)
+    const isLength = (_: Tensor, i: number): boolean => trained.names[i]!.endsWith('dora_scale')
+    await compareWithDifferences(() => [makeBatch(1)], {}, trained, isLength)
+    trained.release()
+
+    // One linear by itself, its lengths held: factors, lengths and input all have the gradient of what is computed.
+    const upload = (seed: number, ...own: number[]): Tensor =>
+      cpu.upload(
+        some(
+          own.reduce((p, q) => p * q, 1),
+          seed,
+          1,
+        ),
+        own,
+        'f32',
       )
-      const start = lora.params.map((param) => cpu.readF64(param))
-      const lossAt = async (by: number): Promise<number> => {
-        lora.params.forEach((param, i) =>
-          cpu.write(
-            param,
-            start[i]!.map((value, k) => value + by * directions[i]![k]!),
-          ),
-        )
-        return (await look(batches(), options)).loss
-      }
-      const expected = ((await lossAt(1e-6)) - (await lossAt(-1e-6))) / 2e-6
-      await lossAt(0)
-      const found = gradients.reduce(
-        (sum, grad, i) => sum + grad.reduce((part, g, k) => part + g * directions[i]![k]!, 0),
-        0,
-      )
-      expect(Math.abs(found - expected)).toBeLessThan(1e-6 * Math.max(1, Math.abs(expected)))
-      expect(Math.abs(found)).toBeGreaterThan(1e-4)
-    }
+    const [x, w, a, b] = [upload(1, 4, 6), upload(2, 5, 6), upload(3, 2, 6), upload(4, 5, 2)]
+    const [magnitude, inverse] = [upload(5, 6), upload(6, 6)]
+    const adapter = { a, b, scale: 0.8, magnitude, strength: 0.6 }
+    const errors = gradientErrors(
+      cpu,
+      (ops) => adaptedLinear(ops, x, { name: 'q', weight: w }, [adapter], () => inverse, 'q'),
+      [x, a, b, magnitude],
+    )
+    for (const error of errors) expect(error).toBeLessThan(1e-7)
+    for (const tensor of [x, w, a, b, magnitude, inverse]) cpu.release(tensor)
   })
 })
+
+/** Along random directions of the parameters that `moves` names, all unless given. */
+async function compareWithDifferences(
+  batches: () => MicroBatch[],
+  options: Partial<StepOptions>,
+  trained: TrainedLora,
+  moves: (param: Tensor, i: number) => boolean = () => true,
+): Promise<void> {
+  const { gradients } = await look(batches(), options, trained)
+  for (const seed of [1, 2]) {
+    const directions = trained.params.map((param, i) =>
+      moves(param, i)
+        ? normals(seed * 1000 + i, 6, numElements(param.shape))
+        : new Float32Array(numElements(param.shape)),
+    )
+    const start = trained.params.map((param) => cpu.readF64(param))
+    const lossAt = async (by: number): Promise<number> => {
+      trained.params.forEach((param, i) =>
+        cpu.write(
+          param,
+          start[i]!.map((value, k) => value + by * directions[i]![k]!),
+        ),
+      )
+      return (await look(batches(), options, trained)).loss
+    }
+    const expected = ((await lossAt(1e-6)) - (await lossAt(-1e-6))) / 2e-6
+    await lossAt(0)
+    const found = gradients.reduce(
+      (sum, grad, i) => sum + grad.reduce((part, g, k) => part + g * directions[i]![k]!, 0),
+      0,
+    )
+    expect(Math.abs(found - expected)).toBeLessThan(1e-6 * Math.max(1, Math.abs(expected)))
+    expect(Math.abs(found)).toBeGreaterThan(1e-4)
+  }
+}
 
 describe('a step', () => {
   it('preserves: the loss is the base model’s distance, and nothing where the LoRA does nothing', async () => {

@@ -1,10 +1,10 @@
-import type { Adapter, Device, LossKind, Ops, Tensor } from '@kinora/kernel-api'
-import { buildCondition, type WanTransformer } from '@kinora/wan'
+import type { Device, LossKind, Ops, Tensor } from '@kinora/kernel-api'
+import { buildCondition, type ModuleAdapter, type WanTransformer } from '@kinora/wan'
 import { createTape } from './autograd/tape.ts'
 import { trainerErrors } from './errors.ts'
 import { leanPlan, runOptions, type RecomputePlan } from './memory/recompute-plan.ts'
 import type { MicroBatch } from './noise/prepare-micro-batch.ts'
-import { adaptersOf } from './lora-adapters.ts'
+import { adaptersOf, type DropModule } from './lora-adapters.ts'
 import type { TrainedExpert } from './trained-expert.ts'
 
 // One step of one expert: gradients of its micro-batches, then one update. All of it is queued without waiting; the step waits
@@ -27,13 +27,17 @@ export interface StepOptions {
   priorDivergence?: boolean | undefined
   /** Multiplies the gradient of the main loss (differential guidance); 1 unless given. */
   gradientFactor?: number | undefined
-  /**
-   * Factors [rank] of the rank space of a module in a micro-batch: 0 drops a rank, the others make up for it. One mask serves all
-   * tokens of the micro-batch.
-   */
-  dropoutMasks?: ((microBatch: number, module: number) => Float32Array) | undefined
+  /** What of the network is left out of a micro-batch. */
+  dropout?: ((microBatch: number) => StepDropout) | undefined
   /** A step whose loss is above changes nothing; null never. */
   maxLoss: number | null
+}
+
+/** Left out of all passes of one micro-batch. */
+export interface StepDropout {
+  module: DropModule
+  /** Factors [rank] of a module's ranks: 0 drops one, the others make up for it. One serves all tokens. */
+  ranks?: ((module: number) => Float32Array) | undefined
 }
 
 export interface StepResult {
@@ -164,24 +168,30 @@ export function predictVelocity(
   device: Device,
   transformer: WanTransformer,
   batch: MicroBatch,
-  adapters: ReadonlyMap<string, readonly Adapter[]>,
+  adapters: ReadonlyMap<string, readonly ModuleAdapter[]>,
 ): { prediction: Tensor; target: Tensor } {
   const { input, target } = uploadBatch(device, batch)
   return { prediction: transformer.forward(device.ops, input, { adapters }), target }
 }
 
-/** Adapters whose B has its columns, one a rank, multiplied by a mask. */
+/** Adapters whose B has its columns, one a rank, multiplied by a mask. Only low-rank modules have ranks to drop. */
 function dropRanks(
   device: Device,
   ops: Ops,
-  adapters: ReadonlyMap<string, readonly Adapter[]>,
+  adapters: ReadonlyMap<string, readonly ModuleAdapter[]>,
+  moduleOf: ReadonlyMap<string, number>,
   maskOf: (module: number) => Float32Array,
-): ReadonlyMap<string, readonly Adapter[]> {
+): ReadonlyMap<string, readonly ModuleAdapter[]> {
   return new Map(
-    Array.from(adapters, ([name, list], module) => {
-      const mask = maskOf(module)
+    Array.from(adapters, ([name, list]) => {
+      const mask = maskOf(moduleOf.get(name)!)
       const mask_R = device.upload(mask, [mask.length], 'f32')
-      return [name, list.map(({ a, b, scale }) => ({ a, b: ops.mul(b, mask_R), scale }))]
+      return [
+        name,
+        list.map((adapter) =>
+          'w1' in adapter ? adapter : { ...adapter, b: ops.mul(adapter.b, mask_R) },
+        ),
+      ]
     }),
   )
 }
@@ -205,6 +215,7 @@ async function queueGradients(
 }> {
   const { ops } = device
   const { params } = lora
+  const moduleOf = new Map(lora.targets.map(({ name }, index) => [name, index]))
   const owned: Tensor[] = []
   const keep = <T extends Tensor>(tensor: T): T => {
     owned.push(device.retain(tensor))
@@ -259,11 +270,12 @@ async function queueGradients(
         const { dataset } = batch.samples[0]!
         const { input, target } = device.scope(() => uploadBatch(device, batch))
         held.push(input.latents, input.text, target)
-        const adapters = adaptersOf(lora, params, dataset.network_weight)
+        const dropout = options.dropout?.(index)
+        const adapters = adaptersOf(lora, params, dataset.network_weight, dropout?.module)
         const plan = options.recompute?.(batch.shape) ?? leanPlan(transformer.compute)
         const forward = (text: Tensor) => (tape: Ops) => {
-          const dropped = options.dropoutMasks
-            ? dropRanks(device, tape, adapters, (module) => options.dropoutMasks!(index, module))
+          const dropped = dropout?.ranks
+            ? dropRanks(device, tape, adapters, moduleOf, dropout.ranks)
             : adapters
           return transformer.forward(
             tape,

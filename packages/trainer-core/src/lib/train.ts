@@ -21,7 +21,7 @@ import { pruneStepSaves, removeLeftovers, writeBestLora, writeLoras } from './re
 import { writeTrainingState } from './resume/training-state.ts'
 import {
   computeDtype,
-  createDropoutMasks,
+  createDropout,
   learningRateAt,
   stepOptions,
   turnOptions,
@@ -98,7 +98,16 @@ export async function* trainIter(
     for (const expert of trained) {
       learners.set(
         expert,
-        await createTrainedExpert(expert, device, checkpoint, process, compute, seed, start),
+        await createTrainedExpert(
+          expert,
+          device,
+          checkpoint,
+          process,
+          compute,
+          seed,
+          start,
+          async (names) => (await base.get(expert, signal)).columnLengths(names),
+        ),
       )
     }
     await start.saved?.close()
@@ -290,7 +299,7 @@ export async function* trainIter(
       prepared = step + 1 < train.steps ? prepare(step + 1) : undefined
       const learningRate = learningRateAt(expertStep, totalSteps[expert], process)
       const learner = learners.get(expert)!
-      const dropoutMasks = createDropoutMasks(process, random, learner, expertStep)
+      const dropout = createDropout(process, random, learner, expertStep)
       const result = await trainStep(
         device,
         transformer,
@@ -300,7 +309,7 @@ export async function* trainIter(
         stepOptions(
           process,
           learningRate,
-          dropoutMasks,
+          dropout,
           ([, , ...latents]) => recompute.get(latents.join('x')) ?? leanPlan(compute),
         ),
       ).catch(async (error: unknown) => {

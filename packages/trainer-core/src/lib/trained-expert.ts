@@ -1,10 +1,11 @@
 import type { TrainProcess } from '@kinora/config-schema'
 import { numElements, type Device, type Tensor } from '@kinora/kernel-api'
-import { readLora } from '@kinora/lora-files'
-import { transformerLoraTargets, type WanCheckpoint } from '@kinora/wan'
+import { adapterKinds, readLora } from '@kinora/lora-files'
+import { transformerLoraTargets, type WanCheckpoint, type WanTransformer } from '@kinora/wan'
 import { trainerErrors } from './errors.ts'
 import {
   initialFactors,
+  parameterNames,
   selectTargets,
   uploadFactors,
   type LoraOptions,
@@ -64,7 +65,11 @@ export function releaseExpert({ lora, optimizer, average }: TrainedExpert): void
   average?.release()
 }
 
-/** A fresh expert, or one as it was when its state was written. */
+/**
+ * A fresh expert, or one as it was when its state was written.
+ *
+ * @param columnLengths of the expert's network, which is loaded for it; only a fresh DoRA asks
+ */
 export async function createTrainedExpert(
   expert: Expert,
   device: Device,
@@ -73,10 +78,17 @@ export async function createTrainedExpert(
   compute: 'f32' | 'f16',
   seed: number,
   start: Start,
+  columnLengths: WanTransformer['columnLengths'],
 ): Promise<TrainedExpert> {
   const { network, train, kinora } = process
   const rank = kinora[`${expert}_noise_rank`] ?? network.linear
-  const options: LoraOptions = { rank, scale: kinora.use_alpha ? network.linear_alpha / rank : 1 }
+  const options: LoraOptions = {
+    type: network.type,
+    rank,
+    scale: kinora.use_alpha ? network.linear_alpha / rank : 1,
+    fullRank: network.lokr_full_rank,
+    factor: network.lokr_factor,
+  }
   const targets = selectTargets(transformerLoraTargets(checkpoint.transformer), expert, {
     ignoreIfContains: network.network_kwargs.ignore_if_contains,
     onlyIfContains: network.network_kwargs.only_if_contains,
@@ -96,11 +108,19 @@ export async function createTrainedExpert(
   const before = start.saved?.state.experts[expert]
   if (!start.saved || !before) {
     const file = start.files[expert] ?? network.pretrained_lora_path
-    const source = file ? { weights: await readLora(file, { expert }), file } : undefined
-    return build(initialFactors(targets, options, expert, seed, source), new LossScale(compute))
+    const source = file
+      ? { weights: await readLora(file, { expert, kinds: adapterKinds }), file }
+      : undefined
+    const lengths =
+      network.type === 'dora'
+        ? await columnLengths(
+            targets.map(({ name }) => name).filter((name) => !source?.weights.modules.has(name)),
+          )
+        : undefined
+    const factors = initialFactors(targets, options, expert, seed, { start: source, lengths })
+    return build(factors, new LossScale(compute))
   }
 
-  const names = targets.flatMap(({ name }) => [`${name}.lora_A`, `${name}.lora_B`])
   const mustEqual = (what: string, was: string | number, is: string | number): void => {
     if (was !== is) throw trainerErrors.RESUME_MISMATCH(what, String(was), String(is))
   }
@@ -110,7 +130,7 @@ export async function createTrainedExpert(
   mustEqual(
     `adapted layers of the ${expert}-noise expert`,
     before.parameters.map(([parameter]) => parameter).join(' '),
-    names.join(' '),
+    parameterNames(targets, options).join(' '),
   )
   const resumed = build(
     (await start.saved.read(

@@ -1,5 +1,5 @@
-import type { Adapter, Device } from '@kinora/kernel-api'
-import type { WanTransformer } from '@kinora/wan'
+import type { Device } from '@kinora/kernel-api'
+import type { ModuleAdapter, WanTransformer } from '@kinora/wan'
 import { predictVelocity } from './train-step.ts'
 import type { Sample } from './data/dataset.ts'
 import type { MicroBatches } from './noise/prepare-micro-batch.ts'
@@ -35,7 +35,7 @@ export async function measureValidation(
   device: Device,
   transformer: WanTransformer,
   expert: Expert,
-  adapters: ReadonlyMap<string, readonly Adapter[]>,
+  adapters: ReadonlyMap<string, readonly ModuleAdapter[]>,
   samples: readonly Sample[],
   microBatches: MicroBatches,
   { boundary, numBands }: { boundary: number; numBands: number },

@@ -18,6 +18,9 @@ const purposes = {
   validationNoise: 10,
   captionChoice: 11,
   guidanceTarget: 12,
+  rankDropout: 13,
+  moduleDropout: 14,
+  tokenDropout: 15,
 } as const
 
 /** What a random number is for. */

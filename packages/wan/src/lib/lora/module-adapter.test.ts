@@ -77,7 +77,7 @@ async function compare(
       device.upload(x, [1, numRows, inFeatures], 'f32'),
       linear,
       adapters,
-      (_, adapter) => inverseColumnLengths(device, weight, squares, adapter),
+      (adapter) => inverseColumnLengths(device, weight, squares, adapter),
       'q',
     )
   })

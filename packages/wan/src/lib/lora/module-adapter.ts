@@ -31,7 +31,7 @@ export type ModuleAdapter = LowRankAdapter | KroneckerAdapter
 export const isKronecker = (adapter: ModuleAdapter): adapter is KroneckerAdapter => 'w1' in adapter
 
 type Dora = LowRankAdapter & { magnitude: Tensor }
-const isDora = (adapter: ModuleAdapter): adapter is Dora =>
+export const isDora = (adapter: ModuleAdapter): adapter is Dora =>
   !isKronecker(adapter) && adapter.magnitude !== undefined
 
 /** In and out features that an adapter is for; undefined where its own tensors do not fit each other. */
@@ -71,14 +71,14 @@ export function adaptedLinear(
   x: Tensor,
   linear: Linear,
   adapters: readonly ModuleAdapter[],
-  inverseLengths: (linear: Linear, adapter: LowRankAdapter) => Tensor,
+  inverseLengths: (adapter: LowRankAdapter) => Tensor,
   name: string,
 ): Tensor {
   const doras = adapters.filter(isDora)
   if (doras.length === 0) return plainLinear(ops, x, linear, adapters, name)
   const others = adapters.filter((adapter) => !isDora(adapter))
   const terms = doras.map((dora, i) => {
-    const factor_K = ops.mul(dora.magnitude, inverseLengths(linear, dora))
+    const factor_K = ops.mul(dora.magnitude, inverseLengths(dora))
     const { a, b, scale, strength = 1 } = dora
     const y = plainLinear(
       ops,

@@ -30,7 +30,7 @@ export interface BlockSettings {
   readonly compute: 'f32' | 'f16'
   readonly adapters: ReadonlyMap<string, readonly ModuleAdapter[]> | undefined
   /** See `adaptedLinear`. */
-  readonly inverseLengths: (linear: Linear, adapter: LowRankAdapter) => Tensor
+  readonly inverseLengths: (adapter: LowRankAdapter) => Tensor
 }
 
 /**

@@ -10,12 +10,13 @@ import { joinAdapters, uploadLora, type DeviceLora } from '../lora/device-lora.t
 import {
   adapterFeatures,
   describeAdapter,
+  isDora,
   type LowRankAdapter,
   type ModuleAdapter,
 } from '../lora/module-adapter.ts'
 import type { QuantizeScheme } from '../quantize/schemes.ts'
 import { BlockPlacement, linearsOf, streamedBlocks } from './block-placement.ts'
-import { loadBlock, transformerBlock } from './block.ts'
+import { loadBlock, transformerBlock, type BlockSettings } from './block.ts'
 import { ropeTables } from './rope.ts'
 import { timestepSinusoid } from './timestep.ts'
 
@@ -220,14 +221,7 @@ class Transformer implements WanTransformer {
     const adapters = this.#recovery
       ? joinAdapters([this.#recovery, { adapters: run.adapters ?? new Map() }])
       : run.adapters
-    const settings = {
-      numHeads: config.numHeads,
-      eps: config.eps,
-      compute,
-      adapters,
-      inverseLengths: (linear: Linear, adapter: LowRankAdapter) =>
-        inverseColumnLengths(this.#device, linear.weight, this.#columnSquares(linear), adapter),
-    }
+    const settings = { numHeads: config.numHeads, eps: config.eps, compute, adapters }
 
     return ops.scope(() => {
       const patches_BNC = patchEmbedding(ops, input.latents, w.patchEmbedding, config)
@@ -239,9 +233,11 @@ class Transformer implements WanTransformer {
       inspect('text', context_BLC)
 
       const block = (x_BNC: Tensor, n: number): Tensor => {
+        const lengths = this.#inverseLengths(n, adapters)
+        const own: BlockSettings = { ...settings, inverseLengths: (dora) => lengths.get(dora)! }
         const out = ops.checkpoint(
           (ops, x, context, time, cos, sin) =>
-            transformerBlock(ops, x!, context!, time!, cos!, sin!, this.#blocks.enter(n), settings),
+            transformerBlock(ops, x!, context!, time!, cos!, sin!, this.#blocks.enter(n), own),
           [x_BNC, context_BLC, e0_B6C, cos_ND, sin_ND],
           {
             keep: run.keep,
@@ -271,6 +267,31 @@ class Transformer implements WanTransformer {
         if (!wanted.has(linear.name)) continue
         const squares = await this.#device.read(this.#columnSquares(linear))
         lengths.set(linear.name, Float32Array.from(squares, Math.sqrt))
+      }
+    }
+    return lengths
+  }
+
+  /**
+   * 1 / ‖column‖ of the DoRAs of a block. On the device's own ops and outside the block: they are constants to gradients, and the
+   * same when the block is run again.
+   */
+  #inverseLengths(
+    n: number,
+    adapters: TransformerRun['adapters'],
+  ): ReadonlyMap<LowRankAdapter, Tensor> {
+    const lengths = new Map<LowRankAdapter, Tensor>()
+    const dorasOf = ({ name }: Linear): LowRankAdapter[] =>
+      (adapters?.get(name) ?? []).filter(isDora)
+    const prefix = `blocks.${n}.`
+    const isConcerned = [...(adapters ?? [])].some(
+      ([name, list]) => name.startsWith(prefix) && list.some(isDora),
+    )
+    if (!isConcerned) return lengths
+    for (const linear of linearsOf(this.#blocks.enter(n))) {
+      for (const dora of dorasOf(linear)) {
+        const squares = this.#columnSquares(linear)
+        lengths.set(dora, inverseColumnLengths(this.#device, linear.weight, squares, dora))
       }
     }
     return lengths
