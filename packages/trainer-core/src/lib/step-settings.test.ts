@@ -26,7 +26,10 @@ const rank = 16
 const numModules = 50
 const learner = {
   expert: 'low' as const,
-  lora: { options: { rank, scale: 1 }, targets: Array(numModules).fill({}) } as TrainedLora,
+  lora: {
+    options: { rank, scale: 1 },
+    targets: Array(numModules).fill({}),
+  } as Partial<TrainedLora> as TrainedLora,
 }
 const random = createRandomStreams(7)
 
