@@ -18,7 +18,7 @@ export interface FootageFile {
 
 /** Endings of what lies beside footage and is no footage: not worth a line in the manifest. */
 const sidecars = new Set(
-  '.txt .json .jsonl .yaml .yml .toml .md .csv .tsv .xml .html .htm .srt .vtt .ass .ssa .sub .idx .nfo .log .lrv .thm .xmp .edl .fcpxml .prproj .drp .py .js .mjs .ts .sh .ini .db .ds_store .part .crdownload .tmp .zip .gz .pdf .safetensors'.split(
+  '.txt .json .jsonl .yaml .yml .toml .md .csv .tsv .xml .html .htm .srt .vtt .ass .ssa .sub .idx .nfo .log .lrv .thm .xmp .edl .fcpxml .prproj .drp .py .js .mjs .sh .ini .db .ds_store .part .crdownload .tmp .zip .gz .pdf .safetensors'.split(
     ' ',
   ),
 )

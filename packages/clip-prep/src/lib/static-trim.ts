@@ -32,6 +32,9 @@ const handShare = 0.45
  */
 const straightWay = 0.7
 const wayHalfSeconds = 0.75
+/** A step takes part in the way when the half second around it goes along with at least this share of the way's speed. */
+const partShare = 0.25
+const partHalfSeconds = 0.2
 /** A way must stay straight for as long as the window is on either side: less is a chance of the swaying. */
 const straightSeconds = 0.75
 /** Weak motion that runs into the strong for no longer than this is its run-up or its end; for longer, it is a wait. */
@@ -250,31 +253,29 @@ function longRuns(steps: readonly MotionStep[], marks: readonly boolean[]): bool
 }
 
 function isStraight(steps: readonly MotionStep[], index: number): boolean {
-  const { from, to } = steps[index]!
-  const centre = (from + to) / 2
-  let x = 0
-  let y = 0
-  let zoom = 0
-  let roll = 0
-  let way = 0
-  const add = (step: MotionStep) => {
-    const seconds = step.to - step.from
-    // Zoom and roll as what they move at a typical distance from the centre, 0.3 picture widths.
-    const parts = [step.x, step.y, 0.3 * step.zoom, 0.3 * step.roll].map((part) => part * seconds)
-    x += parts[0]!
-    y += parts[1]!
-    zoom += parts[2]!
-    roll += parts[3]!
-    way += Math.hypot(...parts)
+  const wide = wayOf(steps, around(steps, index, wayHalfSeconds))
+  const speed = wide.distance / wide.seconds
+  if (wide.distance < straightWay * wide.length || speed < stillEnergy / 3) return false
+  // Beside a strong movement the window is straight before that has begun: the step itself must take part in it.
+  const near = wayOf(steps, around(steps, index, partHalfSeconds))
+  const along = near.net.reduce((sum, part, way) => sum + part * wide.net[way]!, 0)
+  return along / wide.distance / near.seconds >= partShare * speed
+}
+
+/** What the camera does over some steps, in picture widths: zoom and roll as what they move 0.3 widths from the centre. */
+function wayOf(steps: readonly MotionStep[], indices: Iterable<number>) {
+  const net = [0, 0, 0, 0]
+  let length = 0
+  let seconds = 0
+  for (const index of indices) {
+    const step = steps[index]!
+    const lasts = step.to - step.from
+    const parts = [step.x, step.y, 0.3 * step.zoom, 0.3 * step.roll].map((part) => part * lasts)
+    for (const [way, part] of parts.entries()) net[way]! += part
+    length += Math.hypot(...parts)
+    seconds += lasts
   }
-  let first = index
-  while (first > 0 && steps[first - 1]!.from >= centre - wayHalfSeconds) first--
-  let last = index
-  while (last < steps.length - 1 && steps[last + 1]!.to <= centre + wayHalfSeconds) last++
-  for (let at = first; at <= last; at++) add(steps[at]!)
-  const length = steps[last]!.to - steps[first]!.from
-  const distance = Math.hypot(x, y, zoom, roll)
-  return distance >= straightWay * way && distance / length >= stillEnergy / 3
+  return { net, distance: Math.hypot(...net), length, seconds }
 }
 
 function explain(
