@@ -10,6 +10,11 @@ export const exporterErrors = defineErrors('EXPORTER', {
       `${weights} weights are given for ${sources} LoRA files.`,
     fix: 'Give one weight a file, or none for 1 each.',
   },
+  NOT_ADDITIVE: {
+    message: (file: string, kind: string) =>
+      `${file} is a ${kind}; only plain LoRAs are summed, scaled or reduced.`,
+    fix: 'Convert it alone, at weight 1 and its own rank, or merge it into a base (exporter merge).',
+  },
   SHAPES_DIFFER: {
     message: (module: string, first: string, second: string) =>
       `${module} is ${first} in one LoRA and ${second} in another.`,

@@ -1,8 +1,12 @@
 import { stat } from 'node:fs/promises'
 import {
+  adapterKinds,
   inspectLora,
+  kindNames,
   readLora,
   writeLora,
+  type AdapterKind,
+  type LokrModule,
   type LoraLayout,
   type LoraModule,
   type LoraWeights,
@@ -47,7 +51,18 @@ export async function* exportLoraIter(
     signal?.throwIfAborted()
     const skipped: string[] = []
     const header = await inspectLora(file, { deltas })
-    loras.push(await readLora(file, { expert, deltas, onSkipped: (keys) => skipped.push(...keys) }))
+    const lora = await readLora(file, {
+      expert,
+      deltas,
+      kinds: adapterKinds,
+      onSkipped: (keys) => skipped.push(...keys),
+    })
+    const asItIs = sources.length === 1 && weights[0] === 1 && rank === undefined
+    const other = otherKind(lora)
+    if (other !== undefined && !asItIs) {
+      throw exporterErrors.NOT_ADDITIVE(file, kindNames[other])
+    }
+    loras.push(lora)
     told.push({ file, layout: header.layout, weight: weights[index]! })
     for (const key of skipped) {
       yield { type: 'skipped', item: key, reason: 'not-low-rank', detail: `In ${file}.` }
@@ -58,8 +73,10 @@ export async function* exportLoraIter(
   const names = [...new Set(loras.flatMap(({ modules }) => [...modules.keys()]))]
   const result: LoraWeights = {
     modules: new Map(),
+    ...(loras[0]!.kronecker ? { kronecker: loras[0]!.kronecker } : {}),
     metadata: mergedMetadata(loras, told, resolved.name),
   }
+  const kronecker = [...(result.kronecker ?? [])]
   const reduced: number[] = []
   yield { type: 'started', phase: rank === undefined ? 'merge' : 'reduce', total: names.length }
   for (const [index, name] of names.entries()) {
@@ -83,10 +100,16 @@ export async function* exportLoraIter(
 
   if (resolved.base !== undefined) {
     const base = await readBaseExpert(resolved.base, expert)
-    const problems = fitProblems(result.modules, base)
+    const problems = fitProblems(
+      new Map<string, LoraModule | LokrModule>([...result.modules, ...kronecker]),
+      base,
+    )
     if (problems.length > 0) throw exporterErrors.DOES_NOT_FIT(out, base.path, problems)
   }
-  const ranks = [...result.modules.values()].map((module) => module.rank)
+  const ranks = [
+    ...[...result.modules.values()].map((module) => module.rank),
+    ...kronecker.map(([, { rank, shape2 }]) => rank ?? Math.min(...shape2)),
+  ]
   let sizeBytes: number | null = null
   if (!resolved.dryRun) {
     await writeLora(out, result, { layout, dtype })
@@ -98,7 +121,7 @@ export async function* exportLoraIter(
     sizeBytes,
     layout,
     dtype,
-    numModules: result.modules.size,
+    numModules: result.modules.size + kronecker.length,
     rank: { min: Math.min(...ranks), max: Math.max(...ranks) },
     kept:
       reduced.length === 0
@@ -117,6 +140,12 @@ export function exportLora(
   context?: RunContext,
 ): Promise<ExportedLora> {
   return drain(exportLoraIter(options, context))
+}
+
+/** The kind of a LoRA's modules that are more than a plain pair. */
+function otherKind({ modules, kronecker }: LoraWeights): AdapterKind | undefined {
+  if (kronecker) return 'lokr'
+  return [...modules.values()].some(({ magnitude }) => magnitude !== undefined) ? 'dora' : undefined
 }
 
 /** One LoRA at full strength stays as it is, alpha and all; anything else becomes one module of scale 1. */

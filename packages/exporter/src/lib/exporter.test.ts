@@ -8,6 +8,7 @@ import {
   readLora,
   writeCombinedLora,
   writeLora,
+  type LokrModule,
   type LoraModule,
   type LoraWeights,
 } from '@kinora/lora-files'
@@ -347,6 +348,130 @@ async function readAll(file: string): Promise<Map<string, Float32Array>> {
   for (const name of open.tensors.keys()) all.set(name, await open.readF32(name))
   return all
 }
+
+describe('LoKr and DoRA', () => {
+  const values = (length: number, seed: number): Float32Array =>
+    Float32Array.from({ length }, (_, i) => Math.sin(1 + i * 1.7 + seed) / 8)
+  // tiny-wan: 128 features, 512 in the feed-forward.
+  const dora: LoraModule = {
+    a: values(2 * 128, 1),
+    b: values(128 * 2, 2),
+    rank: 2,
+    alpha: 3,
+    inFeatures: 128,
+    outFeatures: 128,
+    magnitude: values(128, 3).map((value) => 1 + value),
+  }
+  const lokr: LokrModule = {
+    w1: values(8 * 16, 4),
+    w2: { a: values(16 * 3, 5), b: values(3 * 32, 6) },
+    rank: 3,
+    shape1: [8, 16],
+    shape2: [16, 32],
+    inFeatures: 512,
+    outFeatures: 128,
+  }
+  const names = ['blocks.0.attn1.to_q', 'blocks.1.ffn.net.2'] as const
+  const weights: LoraWeights = {
+    modules: new Map([[names[0], dora]]),
+    kronecker: new Map([[names[1], lokr]]),
+    metadata: {},
+  }
+  const write = async (some: LoraWeights = weights): Promise<string> => {
+    const file = fresh()
+    await writeLora(file, some, { layout: 'kohya', dtype: 'f32' })
+    return file
+  }
+
+  it('merge into a base: columns of new lengths, and a Kronecker product', async () => {
+    const weight = 0.5
+    const out = fresh('merged')
+    const result = await mergeCheckpoint({
+      base: tiny,
+      out,
+      high: await write(),
+      weight,
+      dtype: 'f32',
+    })
+    expect(result.numMerged).toEqual({ high: 2 })
+    const file = (base: string) => join(base, 'transformer', 'diffusion_pytorch_model.safetensors')
+    const [before, after] = await Promise.all([readAll(file(tiny)), readAll(file(out))])
+    const changed = [...before].filter(
+      ([key, own]) => !Buffer.from(after.get(key)!.buffer).equals(Buffer.from(own.buffer)),
+    )
+    expect(changed.map(([key]) => key).sort()).toEqual(names.map((name) => `${name}.weight`))
+
+    const w = before.get(`${names[0]}.weight`)!
+    const v = product(dora).map((value, i) => value + w[i]!)
+    const expected = Float64Array.from(w)
+    for (let k = 0; k < 128; k++) {
+      let squares = 0
+      for (let o = 0; o < 128; o++) squares += v[o * 128 + k]! ** 2
+      for (let o = 0; o < 128; o++) {
+        const whole = (dora.magnitude![k]! * v[o * 128 + k]!) / Math.sqrt(squares)
+        expected[o * 128 + k]! += weight * (whole - w[o * 128 + k]!)
+      }
+    }
+    expectClose(after.get(`${names[0]}.weight`)!, expected, 1e-6)
+
+    const { a, b } = lokr.w2 as { a: Float32Array; b: Float32Array }
+    const other = Float64Array.from(before.get(`${names[1]}.weight`)!)
+    for (let o = 0; o < 128; o++) {
+      for (let k = 0; k < 512; k++) {
+        const [p, q, i, j] = [Math.floor(o / 16), o % 16, Math.floor(k / 32), k % 32]
+        let inner = 0
+        for (let r = 0; r < 3; r++) inner += a[q * 3 + r]! * b[r * 32 + j]!
+        other[o * 512 + k]! += weight * lokr.w1[p * 16 + i]! * inner
+      }
+    }
+    expectClose(after.get(`${names[1]}.weight`)!, other, 1e-6)
+  })
+
+  it('convert to ComfyUI’s layout, and are not summed, scaled, reduced or given to diffusers', async () => {
+    const file = await write()
+    const out = fresh()
+    const result = await exportLora({ sources: [file], out, dtype: 'f32' })
+    expect(result).toMatchObject({ numModules: 2, rank: { min: 2, max: 3 } })
+    const { modules, kronecker } = await readLora(out, { kinds: ['dora', 'lokr'] })
+    expect(modules.get(names[0])!.magnitude).toEqual(dora.magnitude)
+    expectClose(product(modules.get(names[0])!), product(dora), 1e-6)
+    expect(kronecker!.get(names[1])).toEqual(lokr)
+    for (const options of [{ weights: [0.5] }, { rank: 1 }]) {
+      await expect(exportLora({ sources: [file], out: fresh(), ...options })).rejects.toMatchObject(
+        {
+          code: 'EXPORTER_NOT_ADDITIVE',
+          message: expect.stringMatching(/is a LoKr/) as string,
+        },
+      )
+    }
+    const { modules: only, metadata } = weights
+    await expect(
+      exportLora({ sources: [await write({ modules: only, metadata }), goldenHigh], out: fresh() }),
+    ).rejects.toMatchObject({ message: expect.stringMatching(/is a DoRA/) as string })
+    await expect(
+      exportLora({ sources: [file], out: fresh(), layout: 'diffusers' }),
+    ).rejects.toMatchObject({ code: 'LORA_NO_SUCH_FORM' })
+  })
+
+  it('are verified against a base, with who loads them', async () => {
+    const report = await verifyLora({ file: await write(), base: tiny, expert: 'high' })
+    expect(report).toMatchObject({ fits: true, experts: [{ kinds: ['dora', 'lokr'] }] })
+    const loads = Object.fromEntries(
+      report.programs.map(({ program, ...rest }) => [program, rest.loads]),
+    )
+    expect(loads).toMatchObject({
+      ComfyUI: 'yes',
+      diffusers: 'no',
+      'AI Toolkit': 'no',
+      Kinora: 'yes',
+    })
+    const wrong = new Map([[names[0], { ...lokr, rank: 3 }]])
+    const misfit = await write({ modules: new Map(), kronecker: wrong, metadata: {} })
+    await expect(
+      mergeCheckpoint({ base: tiny, out: fresh('merged'), high: misfit }),
+    ).rejects.toMatchObject({ code: 'EXPORTER_DOES_NOT_FIT' })
+  })
+})
 
 describe('mergeCheckpoint', () => {
   const weightsOf = (base: string, expert = 'transformer') =>

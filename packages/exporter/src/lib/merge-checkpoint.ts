@@ -2,9 +2,11 @@ import { constants } from 'node:fs'
 import { copyFile, mkdir, readFile, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import {
+  adapterKinds,
   loraScale,
   readLora,
   type Expert,
+  type LokrModule,
   type LoraModule,
   type LoraWeights,
 } from '@kinora/lora-files'
@@ -47,7 +49,8 @@ export interface MergedCheckpoint {
 
 /**
  * Adds LoRAs to the weights of a base model and writes the result in the base's own layout, shard by shard: no tensor is held
- * as a whole. W' = W + weight · (alpha/rank) · B A, summed in f32 and rounded once.
+ * as a whole. W' = W + weight · Δ, with Δ = (alpha/rank) · B A for a LoRA, (alpha/rank) · w1 ⊗ w2 for a LoKr, and what leads from W
+ * to the weight with columns of other lengths for a DoRA, whose linears are read twice. Summed in f32 and rounded once.
  *
  * Written under a temporary name and renamed at the end.
  */
@@ -73,8 +76,8 @@ export async function* mergeCheckpointIter(
     const base = all.find((one) => one.expert === expert)?.base
     if (base === undefined) throw exporterErrors.BASE_NO_EXPERT(path, expertFolders[expert])
     const file = resolved[expert]!
-    const lora = await readLora(file, { expert, deltas })
-    const problems = fitProblems(lora.modules, base)
+    const lora = await readLora(file, { expert, deltas, kinds: adapterKinds })
+    const problems = fitProblems(allModules(lora), base)
     if (problems.length > 0) throw exporterErrors.DOES_NOT_FIT(file, base.path, problems)
     for (const { key, dtype } of base.tensors.values()) {
       if (base.isScaled || !isDense(dtype)) throw exporterErrors.BASE_PACKED(base.path, key, dtype)
@@ -119,7 +122,7 @@ export async function* mergeCheckpointIter(
   return {
     out,
     numMerged: Object.fromEntries(
-      work.map(({ expert, lora }) => [held === 'one' ? 'one' : expert, lora.modules.size]),
+      work.map(({ expert, lora }) => [held === 'one' ? 'one' : expert, allModules(lora).size]),
     ),
     sizeBytes: sizes.reduce((sum, size) => sum + size, 0),
   }
@@ -204,6 +207,7 @@ interface ExpertToWrite {
 async function* writeExpert(expert: ExpertToWrite): AsyncGenerator<StageEvent, void> {
   const { base, folder, phase, signal, target } = expert
   const moduleOf = new Map([...base.linears].map(([name, { key }]) => [key, name]))
+  const modules = expert.lora && allModules(expert.lora)
   const numTensors = base.tensors.size
   let done = 0
   yield { type: 'started', phase, total: numTensors }
@@ -214,7 +218,7 @@ async function* writeExpert(expert: ExpertToWrite): AsyncGenerator<StageEvent, v
     const begun: string[] = []
     const tensors = [...open.tensors].map(([key, info]): TensorToWrite => {
       const tensor = base.tensors.get(key) ?? { file: shard, key, ...info }
-      const module = expert.lora?.modules.get(moduleOf.get(key) ?? '')
+      const module = modules?.get(moduleOf.get(key) ?? '')
       const dtype = target !== undefined && isDense(info.dtype) ? target : info.dtype
       return {
         name: key,
@@ -269,28 +273,122 @@ async function* passThrough(
   open: SafetensorsFile,
   { key, shape, dtype }: Pick<BaseTensor, 'key' | 'shape' | 'dtype'>,
   target: SafetensorsDType,
-  module: LoraModule | undefined,
+  module: LoraModule | LokrModule | undefined,
   weight: number,
 ): AsyncGenerator<Uint8Array | Float32Array> {
   const elements = shape.reduce((product, extent) => product * extent, 1)
-  const size = bytesPerElement[dtype]
   const rowLength = module?.inFeatures ?? 1
-  const step = Math.max(1, Math.floor(blockElements / rowLength)) * rowLength
-  for (let from = 0; from < elements; from += step) {
-    const length = Math.min(step, elements - from)
-    const bytes = new Uint8Array(length * size)
-    await open.readInto(key, bytes, from * size)
+  const lengths = module && (await newLengths(open, { key, shape, dtype }, module))
+  for await (const { bytes, firstRow } of blocksOf(open, key, elements, rowLength, dtype)) {
     if (module === undefined && target === dtype) {
       yield bytes
       continue
     }
     const values = toF32(bytes, dtype as DenseDtype)
-    if (module !== undefined) {
-      addLowRank(values, module, from / rowLength, weight * loraScale(module))
-    }
+    if (lengths) changeColumns(values, module as LoraModule, firstRow, lengths, weight)
+    else if (module) addChange(values, module, firstRow, weight)
     checkRange(key, values, target)
     yield values
   }
+}
+
+/** A tensor's bytes, some whole rows at a time. */
+async function* blocksOf(
+  open: SafetensorsFile,
+  key: string,
+  elements: number,
+  rowLength: number,
+  dtype: SafetensorsDType,
+): AsyncGenerator<{ bytes: Uint8Array; firstRow: number }> {
+  const size = bytesPerElement[dtype]
+  const step = Math.max(1, Math.floor(blockElements / rowLength)) * rowLength
+  for (let from = 0; from < elements; from += step) {
+    const bytes = new Uint8Array(Math.min(step, elements - from) * size)
+    await open.readInto(key, bytes, from * size)
+    yield { bytes, firstRow: from / rowLength }
+  }
+}
+
+/** Of a DoRA: what each column of W + scale · B A is multiplied by, [inFeatures]. */
+async function newLengths(
+  open: SafetensorsFile,
+  { key, shape, dtype }: Pick<BaseTensor, 'key' | 'shape' | 'dtype'>,
+  module: LoraModule | LokrModule,
+): Promise<Float64Array | undefined> {
+  if ('w1' in module || !module.magnitude) return undefined
+  const { inFeatures, magnitude } = module
+  const elements = shape.reduce((product, extent) => product * extent, 1)
+  const squares = new Float64Array(inFeatures)
+  for await (const { bytes, firstRow } of blocksOf(open, key, elements, inFeatures, dtype)) {
+    const values = Float32Array.from(toF32(bytes, dtype as DenseDtype))
+    addLowRank(values, module, firstRow, loraScale(module))
+    for (let start = 0; start < values.length; start += inFeatures) {
+      for (let i = 0; i < inFeatures; i++) squares[i]! += values[start + i]! ** 2
+    }
+  }
+  return squares.map((square, i) => magnitude[i]! / Math.sqrt(square + 1e-12))
+}
+
+/** rows += weight · (factor ∘ (rows + scale · B A) − rows). */
+function changeColumns(
+  rows: Float32Array,
+  module: LoraModule,
+  firstRow: number,
+  factors: Float64Array,
+  weight: number,
+): void {
+  const { inFeatures } = module
+  const changed = Float32Array.from(rows)
+  addLowRank(changed, module, firstRow, loraScale(module))
+  for (let start = 0; start < rows.length; start += inFeatures) {
+    for (let i = 0; i < inFeatures; i++) {
+      const row = rows[start + i]!
+      rows[start + i] = row + weight * (factors[i]! * changed[start + i]! - row)
+    }
+  }
+}
+
+function addChange(
+  rows: Float32Array,
+  module: LoraModule | LokrModule,
+  firstRow: number,
+  weight: number,
+): void {
+  const factor = weight * loraScale(module)
+  if ('w1' in module) addKronecker(rows, module, firstRow, factor)
+  else addLowRank(rows, module, firstRow, factor)
+}
+
+/** rows += factor · (w1 ⊗ w2)[firstRow …]. */
+function addKronecker(
+  rows: Float32Array,
+  { w1, w2, shape1, shape2, rank = 0, inFeatures }: LokrModule,
+  firstRow: number,
+  factor: number,
+): void {
+  const [, i1] = shape1
+  const [o2, i2] = shape2
+  const rowOf2 = new Float64Array(i2)
+  for (let start = 0, o = firstRow; start < rows.length; start += inFeatures, o++) {
+    const [p, q] = [Math.floor(o / o2), o % o2]
+    for (let j = 0; j < i2; j++) {
+      if (w2 instanceof Float32Array) rowOf2[j] = w2[q * i2 + j]!
+      else {
+        let sum = 0
+        for (let r = 0; r < rank; r++) sum += w2.a[q * rank + r]! * w2.b[r * i2 + j]!
+        rowOf2[j] = sum
+      }
+    }
+    for (let i = 0; i < i1; i++) {
+      const outer = factor * w1[p * i1 + i]!
+      for (let j = 0; j < i2; j++) rows[start + i * i2 + j]! += outer * rowOf2[j]!
+    }
+  }
+}
+
+/** All modules of a LoRA, of whatever kind. */
+function allModules({ modules, kronecker }: LoraWeights): Map<string, LoraModule | LokrModule> {
+  return new Map<string, LoraModule | LokrModule>([...modules, ...(kronecker ?? [])])
 }
 
 function toF32(bytes: Uint8Array, dtype: DenseDtype): Float32Array {

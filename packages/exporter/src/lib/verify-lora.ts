@@ -4,6 +4,7 @@ import {
   blockLinearNames,
   inspectLora,
   parseLoraFileName,
+  type AdapterKind,
   type Expert,
   type LoraHeader,
   type LoraLayout,
@@ -34,6 +35,8 @@ export interface ExpertReport {
   /** Null where the file does not say. */
   expert: Expert | null
   numModules: number
+  /** What its modules are. */
+  kinds: AdapterKind[]
   rank: { min: number; max: number }
   dtypes: string[]
   /** Whether an alpha is stored for its modules. */
@@ -151,6 +154,7 @@ function describeExpert(
   return {
     expert,
     numModules: modules.size,
+    kinds: [...new Set(headers.map(({ kind }) => kind))].sort(),
     rank: { min: Math.min(...ranks), max: Math.max(...ranks) },
     dtypes: [...new Set(headers.map(({ dtype }) => dtype))],
     alphas: numAlphas === 0 ? 'none' : numAlphas === headers.length ? 'all' : 'some',
@@ -185,6 +189,9 @@ function programVerdicts(header: LoraHeader): ProgramVerdict[] {
   const { layout, canonical, experts } = header
   const isCombined = experts.size > 1 || (layout === 'comfyui' && !experts.has(undefined))
   const modules = [...experts.values()][0] ?? new Map<string, LoraModuleHeader>()
+  const kinds = new Set([...modules.values()].map(({ kind }) => kind))
+  const isPlain = !kinds.has('lokr') && !kinds.has('dora')
+  const kind = kinds.has('lokr') ? 'LoKr' : 'DoRA'
   const verdicts = {
     ComfyUI: comfyui(),
     diffusers: diffusers(),
@@ -198,12 +205,14 @@ function programVerdicts(header: LoraHeader): ProgramVerdict[] {
     ...verdict,
   }))
 
+  // LoKr and DoRA have LyCORIS' form alone, which is ComfyUI's.
   function comfyui() {
     if (isCombined) return no('A file of both experts must be split (exporter convert --expert).')
     if (layout === 'diffusers') return no('It has no mapping from diffusers’ names of Wan.')
     return yes('Load the file of each expert on its model.')
   }
   function diffusers() {
+    if (!isPlain) return no(`Its loader of Wan has no ${kind} of this form.`)
     if (layout === 'diffusers') {
       return yes(
         isCombined
@@ -220,12 +229,20 @@ function programVerdicts(header: LoraHeader): ProgramVerdict[] {
     return yes('It converts the keys and folds alpha.')
   }
   function aiToolkit() {
+    if (kinds.has('dora')) return no('Its DoRA is by rows, this one by columns.')
+    if (kinds.has('lokr')) {
+      return {
+        loads: 'unknown',
+        why: 'It writes the same keys, with an alpha beside them.',
+      } as const
+    }
     if (layout !== 'comfyui') return no('It reads its own layout alone.')
     return canonical
       ? yes(isCombined ? 'With split_multistage_loras false.' : 'With the files of both experts.')
       : ({ loads: 'unknown', why: 'It is spelt otherwise than AI Toolkit writes it.' } as const)
   }
   function kijai() {
+    if (!isPlain) return { loads: 'unknown', why: `It was not looked up for ${kind}.` } as const
     if (isCombined) return no('A file of both experts must be split (exporter convert --expert).')
     if (layout === 'diffusers') {
       return no('Its branch for diffusers’ names sends both attentions to one module.')
@@ -233,6 +250,7 @@ function programVerdicts(header: LoraHeader): ProgramVerdict[] {
     return yes('It takes ComfyUI’s and kohya’s keys.')
   }
   function musubi() {
+    if (!isPlain) return { loads: 'unknown', why: `It was not looked up for ${kind}.` } as const
     if (layout === 'kohya') return yes('It is its own layout.')
     if (layout === 'comfyui' && !isCombined) {
       return {
