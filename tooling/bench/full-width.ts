@@ -1,7 +1,7 @@
 // Numerics at full width: one block of the A14B transformer (5120 channels, 13824 in the feed-forward, 40 heads, 1600 tokens)
 // in f16 against torch in f32.
 //
-//   python3 full_width.py ref.bin [--uint4] && node full-width.mjs ref.bin [--uint4]
+//   python3 full_width.py ref.bin [--uint4] && bench numerics ref.bin [--uint4]
 //
 // Both sides make their numbers themselves. Element k = 0… of a tensor called `name`, in 32-bit arithmetic:
 //

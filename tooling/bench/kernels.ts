@@ -2,7 +2,7 @@
 // products and attention in TFLOP/s, everything that only moves memory as a share of the copy bandwidth of the same run,
 // convolutions of the VAE.
 //
-//   node kernels.mjs [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5] [--scratch-mib=768]
+//   bench kernels [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5] [--scratch-mib=768]
 //                    [--json=FILE]
 //
 // Smaller widths for a software adapter: --channels=256 --ffn=512 --heads=2 --pixels=32
@@ -17,6 +17,8 @@ import {
   type Tensor,
 } from '@kinora/kernel-api'
 import { openDevice } from '@kinora/wgpu-kernels/node'
+
+import { ceilingOf } from './ceilings.ts'
 
 const { values: flags } = parseArgs({
   options: {
@@ -59,10 +61,13 @@ interface Result {
   readonly gbPerSecond?: number
   readonly shareOfCopy?: number
   readonly tflops?: number
+  /** Of what the adapter's matrix units can do. */
+  readonly ofCeiling?: number
   readonly kernels: Readonly<Record<string, number>>
 }
 const results: Result[] = []
 let copyBandwidth = 0
+const ceiling = ceilingOf(device.info.adapter)
 
 /** A tensor of normals, repeated from a pool: the content only has to keep the arithmetic honest. */
 const pool = normals(1, 1, 1 << 20)
@@ -77,28 +82,34 @@ function put(shape: readonly number[], dtype: 'f32' | 'f16'): Tensor {
   return tensor
 }
 
-/** Device milliseconds of all dispatches of `fn`: median of some runs after one that compiles. */
+/**
+ * Device milliseconds of all dispatches of `fn`, the median of runs queued back to back: between runs that are waited for, a
+ * card lowers its clock. At least 30 ms of work go before.
+ */
 async function time(fn: () => void): Promise<{ ms: number; kernels: Record<string, number> }> {
-  device.scope(fn)
-  await device.sync()
-  await device.takeProfile()
-  const runs: { ms: number; kernels: Record<string, number> }[] = []
-  for (let i = 0; i < repeat; i++) {
-    device.scope(fn)
-    const kernels: Record<string, number> = {}
-    let ms = 0
-    for (const { kernel, milliseconds } of await device.takeProfile()) {
-      kernels[kernel] = (kernels[kernel] ?? 0) + milliseconds
-      ms += milliseconds
-    }
-    runs.push({ ms, kernels })
+  const queued = async (runs: number) => {
+    for (let i = 0; i < runs; i++) device.scope(fn)
+    const times = await device.takeProfile()
+    const each = times.length / runs
+    return Array.from({ length: runs }, (_, run) => times.slice(run * each, (run + 1) * each))
   }
-  return runs.toSorted((a, b) => a.ms - b.ms)[Math.floor(repeat / 2)]!
+  const total = (times: readonly { milliseconds: number }[]): number =>
+    times.reduce((sum, { milliseconds }) => sum + milliseconds, 0)
+  await queued(1)
+  const [first] = await queued(1)
+  const warm = Math.min(50, Math.ceil(30 / Math.max(0.01, total(first!))))
+  const runs = (await queued(warm + repeat)).slice(warm)
+  const times = runs.toSorted((x, y) => total(x) - total(y))[Math.floor(repeat / 2)]!
+  const kernels: Record<string, number> = {}
+  for (const { kernel, milliseconds } of times) {
+    kernels[kernel] = (kernels[kernel] ?? 0) + milliseconds
+  }
+  return { ms: total(times), kernels }
 }
 
 function report(result: Result): void {
   results.push(result)
-  const { name, ms, gbPerSecond, shareOfCopy, tflops, kernels } = result
+  const { name, ms, gbPerSecond, shareOfCopy, tflops, ofCeiling, kernels } = result
   const parts = Object.entries(kernels)
   console.log(
     [
@@ -107,6 +118,7 @@ function report(result: Result): void {
       gbPerSecond === undefined ? '' : `${gbPerSecond.toFixed(0).padStart(5)} GB/s`,
       shareOfCopy === undefined ? '' : `${(100 * shareOfCopy).toFixed(0).padStart(3)} % of copy`,
       tflops === undefined ? '' : `${tflops.toFixed(1).padStart(6)} TFLOP/s`,
+      ofCeiling === undefined ? '' : `${(100 * ofCeiling).toFixed(0).padStart(3)} % of ceiling`,
       parts.length > 1 ? parts.map(([kernel, t]) => `${kernel} ${t.toFixed(3)}`).join(', ') : '',
     ]
       .filter((part) => part !== '')
@@ -140,7 +152,9 @@ async function throughput(
   fn: () => void,
 ): Promise<void> {
   const { ms, kernels } = await time(fn)
-  report({ section, name, ms, tflops: flops / ms / 1e9, kernels })
+  const tflops = flops / ms / 1e9
+  const ofCeiling = ceiling && (tflops * 1e12) / ceiling.flopsPerSecond
+  report({ section, name, ms, tflops, ...(ofCeiling ? { ofCeiling } : {}), kernels })
 }
 const release = (...tensors: readonly Tensor[]): void => {
   for (const tensor of tensors) device.release(tensor)

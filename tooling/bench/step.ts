@@ -1,15 +1,23 @@
 // One training step of a Wan 2.2 expert with random weights: forward, backward and update of a LoRA on the ten linears of
 // each block, as trainer-core does it, at sizes of the real model on any adapter.
 //
-//   node step.mjs [--cases=512x512x41,…] [--layers=40] [--rank=16] [--quantize=uint4] [--streamed-share=0] [--keep=attn1,…|all|none]
-//                 [--block-inputs=f16|f32] [--repeat=3] [--profile] [--json=FILE]
+//   bench step [--cases=512x512x41,…] [--layers=40] [--rank=16] [--quantize=uint4] [--streamed-share=0]
+//              [--keep=lean,all,…|attn1+attn1.to_q+…] [--host-blocks=0] [--block-inputs=f16|f32] [--repeat=3] [--profile] [--json=FILE]
 //
-// Prints a line a case: tokens, seconds (median), TFLOP/s, peak device memory. `--profile` adds the time of each kernel.
+// Prints a line a case and plan: tokens, seconds (median), TFLOP/s, the rate's share of the adapter's ceiling, peak device memory
+// beside what the memory plan foretells. `--profile` adds the time of each kernel.
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 
 import { normals, numElements } from '@kinora/kernel-api'
-import { createTape } from '@kinora/trainer-core'
+import {
+  createTape,
+  overheadOf,
+  planTrainingMemory,
+  richerPlans,
+  runOptions,
+  type RecomputePlan,
+} from '@kinora/trainer-core'
 import {
   createLora,
   createTransformer,
@@ -19,6 +27,7 @@ import {
 } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
 
+import { ceilingOf } from './ceilings.ts'
 import { RandomWeights } from './random-weights.ts'
 
 const { values: flags } = parseArgs({
@@ -32,7 +41,8 @@ const { values: flags } = parseArgs({
     'text-length': { type: 'string', default: '512' },
     rank: { type: 'string', default: '16' },
     quantize: { type: 'string', default: '' },
-    keep: { type: 'string', default: 'attn1' },
+    keep: { type: 'string', default: 'lean' },
+    'host-blocks': { type: 'string', default: '0' },
     'streamed-share': { type: 'string', default: '0' },
     'block-inputs': { type: 'string', default: 'f16' },
     repeat: { type: 'string', default: '3' },
@@ -41,23 +51,33 @@ const { values: flags } = parseArgs({
   },
 })
 const count = (
-  name: 'layers' | 'heads' | 'head-dim' | 'ffn' | 'text-dim' | 'text-length' | 'rank' | 'repeat',
+  name:
+    | 'layers'
+    | 'heads'
+    | 'head-dim'
+    | 'ffn'
+    | 'text-dim'
+    | 'text-length'
+    | 'rank'
+    | 'repeat'
+    | 'host-blocks',
 ): number => Number(flags[name])
 
-/** Everything of a block that a gradient or a later op reads, where memory allows. */
-const everything = [
-  'attn1',
-  'attn2',
-  'attn1.to_q',
-  'attn1.to_k',
-  'attn1.to_v',
-  'attn1.to_out.0',
-  'attn2.to_q',
-  'attn2.to_k',
-  'attn2.to_v',
-  'attn2.to_out.0',
-  'ffn.net.0.proj',
-]
+/** Plans by name; else results to keep, joined by a plus. */
+function planOf(name: string, dtype: 'f32' | 'f16'): RecomputePlan {
+  const richer = richerPlans(dtype)
+  const named =
+    name === 'lean'
+      ? richer[0]!
+      : name === 'all'
+        ? richer.at(-1)!
+        : { ...richer[0]!, keep: name.split('+') }
+  return {
+    ...named,
+    blockInputs: flags['block-inputs'] === 'f16' && dtype === 'f16' ? 'f16' : 'f32',
+    blocksInHostMemory: count('host-blocks'),
+  }
+}
 
 const device = await openDevice({ profile: flags.profile })
 console.log(`${device.info.adapter}, ${device.info.driver}`)
@@ -88,6 +108,7 @@ const transformer = await createTransformer(
   device,
   {
     compute,
+    streamedShare: Number(flags['streamed-share']),
     ...(flags.quantize ? { quantize: flags.quantize } : {}),
   } as Parameters<typeof createTransformer>[3],
 )
@@ -107,13 +128,14 @@ const state = params.map(({ shape }) => ({
 }))
 
 const results: Record<string, unknown>[] = []
-for (const name of flags.cases.split(',')) {
+for (const [name, keeping] of flags.cases
+  .split(',')
+  .flatMap((each) => flags.keep.split(',').map((keep) => [each, keep] as const))) {
   const [width, height, frames] = name.split('x').map(Number) as [number, number, number]
   const [F, H, W] = [(frames - 1) / 4 + 1, height / 8, width / 8]
   const tokens = (F * H * W) / 4
   const shape = [1, 36, F, H, W]
-  const keep =
-    flags.keep === 'none' ? [] : flags.keep === 'all' ? everything : flags.keep.split(',')
+  const plan = planOf(keeping, compute)
   const latents = device.upload(normals(3, 1, numElements(shape)), shape, 'f32')
   const target = device.upload(normals(3, 2, 16 * F * H * W), [1, 16, F, H, W], 'f32')
   const text = device.upload(
@@ -132,14 +154,11 @@ for (const name of flags.cases.split(',')) {
       const out = transformer.forward(
         tape.ops,
         { latents, timesteps: [500], text },
-        {
-          adapters: lora.adapters,
-          keep,
-          blockInputsAs: flags['block-inputs'] === 'f16' && compute === 'f16' ? 'f16' : undefined,
-        },
+        { adapters: lora.adapters, ...runOptions(plan) },
       )
       return tape.ops.loss(out, target, { kind: 'mse' })
     })
+    await tape.settle()
     const grads = tape.backward([{ tensor: loss, grad: [1024] }], params)
     const summary = device.scope(() =>
       device.ops.concat([loss, device.ops.sumSquares([...grads.values()])], 0),
@@ -172,18 +191,45 @@ for (const name of flags.cases.split(',')) {
   const dim = config.numHeads * config.headDim
   const linearFlops = config.numLayers * (6 * dim * dim + 2 * dim * config.ffnDim) * 2 * tokens * 3
   const attentionFlops = config.numLayers * 4 * tokens * tokens * dim * 4.5
+  const foretold = await planTrainingMemory({
+    transformer: config,
+    compute,
+    quantize: flags.quantize === '' ? undefined : (flags.quantize as 'uint4'),
+    streamedShare: Number(flags['streamed-share']),
+    rank: count('rank'),
+    batchSize: 1,
+    latentSize: [F, H, W],
+    textLength: count('text-length'),
+    checkpoint: true,
+    recompute: plan,
+    residentExperts: 1,
+    trainedExperts: 1,
+    overhead: overheadOf(device.info),
+  })
+  const ceiling = ceilingOf(device.info.adapter)
   const median = seconds.toSorted((a, b) => a - b)[Math.floor(seconds.length / 2)]!
   const result = {
     case: name,
     tokens,
     layers: config.numLayers,
-    keep: flags.keep,
+    keep: keeping,
+    hostBlocks: plan.blocksInHostMemory,
     streamedShare: Number(flags['streamed-share']),
-    quantize: flags.quantize || compute,
+    weights: flags.quantize || compute,
     seconds: Number(median.toFixed(4)),
     min: Number(Math.min(...seconds).toFixed(4)),
     tflops: Number(((linearFlops + attentionFlops) / median / 1e12).toFixed(1)),
+    ...(ceiling === undefined
+      ? {}
+      : {
+          ofCeiling: Number(
+            ((linearFlops + attentionFlops) / median / ceiling.flopsPerSecond).toFixed(3),
+          ),
+        }),
+    foretoldGiB: Number((foretold.totalBytes / GIB).toFixed(2)),
     peakGiB: Number((device.memory().peakBytes / GIB).toFixed(2)),
+    parkedGiB: Number((device.memory().parkedBytes / GIB).toFixed(2)),
+    hostGiB: Number((process.memoryUsage.rss() / GIB).toFixed(2)),
     pooledGiB: Number((device.memory().pooledBytes / GIB).toFixed(2)),
     losses: losses.map((loss) => Number(loss.toPrecision(5))),
   }

@@ -1,6 +1,6 @@
 // Encoding and decoding at full size with random weights: seconds and peak memory of the Wan VAE.
 //
-//   node vae.mjs [--cases=512x512x41,832x480x81] [--decode]
+//   bench vae [--cases=512x512x41,832x480x81] [--decode]
 import { parseArgs } from 'node:util'
 
 import { normals, numElements } from '@kinora/kernel-api'

@@ -19,6 +19,22 @@ export {
   type MemoryPlan,
   type MemoryPlanOptions,
 } from './lib/memory/plan-training-memory.ts'
+export {
+  leanPlan,
+  richerPlans,
+  runOptions,
+  type RecomputePlan,
+} from './lib/memory/recompute-plan.ts'
+export { usableBytes } from './lib/memory/choose-plan.ts'
+export {
+  deviceMemory,
+  deviceSpeedSchema,
+  knownSpeed,
+  measureSpeed,
+  overheadOf,
+  speedKey,
+  type DeviceSpeed,
+} from './lib/estimate/device-speed.ts'
 export { trainerErrors } from './lib/errors.ts'
 export type { MetricsSink } from './lib/metrics.ts'
 export type { Expert } from './lib/noise/random-streams.ts'
