@@ -20,6 +20,10 @@ export const mediaErrors = defineErrors('MEDIA', {
       `${file} is HDR (${transfer}), and this ffmpeg has no zscale and tonemap filters to bring it to SDR.`,
     fix: 'Install an ffmpeg built with libzimg (`ffmpeg -filters` must list zscale), or convert the file to SDR first.',
   },
+  NO_ALPHA: {
+    message: (file: string, pixFmt: string) => `${file} has no alpha channel (${pixFmt}).`,
+    fix: 'Write it in a format that keeps alpha, such as ProRes 4444 or PNG in MOV, or give a folder of masks.',
+  },
   NO_FILE: {
     message: (file: string) => `${file} does not exist or cannot be opened.`,
     fix: 'Check the path and the permissions.',

@@ -11,7 +11,13 @@ import {
   stamp,
   timeTolerance,
 } from './frame-times.ts'
-import { pictureFilters, pictureSize, type PictureOptions } from './picture-filters.ts'
+import {
+  alphaFilters,
+  hasAlpha,
+  pictureFilters,
+  pictureSize,
+  type PictureOptions,
+} from './picture-filters.ts'
 import { probe, type MediaProbe } from './probe.ts'
 
 /** Raw frames pulled one by one: `data` is height × width × 3 bytes (1 for `gray`), rows from the top. */
@@ -40,6 +46,11 @@ export interface ReadFramesOptions extends PictureOptions {
   fps?: number | undefined
   /** Default: `rgb24`. */
   format?: FrameFormat | undefined
+  /**
+   * `alpha`: how opaque each pixel is, 255 being opaque, as `gray` frames; crop and format have no say. `MEDIA_NO_ALPHA` for a file
+   * without. Default: the picture.
+   */
+  plane?: 'picture' | 'alpha' | undefined
   /** Facts of the file where they are known already; saves reading them again. */
   probe?: MediaProbe | undefined
   /** Threads of the decoder. Default: ffmpeg's choice. */
@@ -66,7 +77,9 @@ export async function* readFrames(
   const { signal } = context
   const ffmpeg = await checkFfmpeg()
   const source = options.probe ?? (await probe(file, context))
-  const { start = 0, end = Infinity, fps, format = 'rgb24', threads, draft = false } = options
+  const { start = 0, end = Infinity, fps, plane = 'picture', threads, draft = false } = options
+  const format = plane === 'alpha' ? 'gray' : (options.format ?? 'rgb24')
+  if (plane === 'alpha' && !hasAlpha(source)) throw mediaErrors.NO_ALPHA(file, source.pixFmt)
   if (!(start >= 0) || !(end > start)) throw mediaErrors.BAD_RANGE(`from ${start} s to ${end} s`)
   if (fps !== undefined && !(fps > 0 && fps <= 1000)) throw mediaErrors.BAD_RANGE(`${fps} fps`)
   const size = pictureSize(source, options)
@@ -84,7 +97,12 @@ export async function* readFrames(
           count: countResampled(Math.min(end, source.duration) - start, fps),
           sourceFps: source.nominalFps,
         })
-  const filters = [...timing, ...pictureFilters(source, options, size, format, ffmpeg)]
+  const filters = [
+    ...timing,
+    ...(plane === 'alpha'
+      ? alphaFilters(size)
+      : pictureFilters(source, options, size, format, ffmpeg)),
+  ]
 
   for (const jump of [true, false]) {
     let index = 0

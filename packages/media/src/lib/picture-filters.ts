@@ -147,6 +147,16 @@ export function pictureFilters(
   return filters
 }
 
+/** Whether frames say how opaque their pixels are. ffmpeg's own decoder of VP9 drops that of WebM. */
+export function hasAlpha({ pixFmt }: Pick<MediaProbe, 'pixFmt'>): boolean {
+  return /^(yuva|gbrap|rgba|bgra|argb|abgr|ya|pal8|ayuv)/.test(pixFmt)
+}
+
+/** From a decoded frame to its alpha as 8-bit gray of `size`. */
+export function alphaFilters({ width, height }: { width: number; height: number }): string[] {
+  return ['alphaextract', `scale=${width}:${height}:flags=area`, 'format=gray']
+}
+
 /** The scale filter's name of a matrix. */
 function matrixName(matrix: string): string {
   switch (matrix) {
