@@ -61,41 +61,43 @@ const causal = [
 ] as const
 const convolutions: ConvRow[] = [
   {
-    x: [1, 3, 23, 31, 32],
+    x: [1, 3, 13, 14, 32],
     O: 104,
-    kernel: [2, 1, 2],
+    kernel: [2, 1, 1],
     options: {
       padding: [
         [1, 0],
         [0, 0],
-        [1, 0],
+        [0, 0],
       ],
     },
     bias: true,
   },
-  { x: [1, 3, 23, 31, 3], O: 40, kernel: [3, 3, 3], options: { padding: causal }, bias: true },
+  { x: [1, 1, 23, 24, 32], O: 3, kernel: [1, 2, 1], options: {}, bias: true },
+  { x: [1, 1, 23, 23, 64], O: 24, kernel: [1, 1, 1], options: {} },
+  { x: [1, 3, 13, 15, 3], O: 40, kernel: [3, 3, 3], options: { padding: causal }, bias: true },
   {
-    x: [1, 1, 24, 23, 32],
+    x: [1, 1, 12, 11, 32],
     O: 128,
-    kernel: [1, 2, 3],
+    kernel: [1, 2, 2],
     options: {
       padding: [
         [0, 0],
         [1, 0],
-        [1, 1],
+        [0, 1],
       ],
       upsample: 2,
     },
   },
   {
-    x: [2, 5, 24, 23, 64],
+    x: [2, 5, 12, 11, 64],
     O: 32,
     kernel: [3, 1, 1],
     options: { stride: [2, 1, 1] },
     bias: true,
   },
   {
-    x: [1, 1, 95, 93, 32],
+    x: [1, 1, 47, 45, 32],
     O: 32,
     kernel: [1, 3, 3],
     options: {

@@ -73,8 +73,8 @@ it(
     expect(device.info.reason).toContain(notes[1])
     const { ops } = device
     const x = device.upload(
-      f16FromF32(Float32Array.from({ length: 2304 * 32 }, (_, i) => i % 3)),
-      [1, 1, 48, 48, 32],
+      f16FromF32(Float32Array.from({ length: 576 * 32 }, (_, i) => i % 3)),
+      [1, 1, 24, 24, 32],
       'f16',
     )
     const w = device.upload(f16FromF32(new Float32Array(32 * 32).fill(1)), [32, 1, 1, 1, 32], 'f16')

@@ -13,6 +13,9 @@ export type AttentionUnitName = 'materialised' | 'flash' | 'matrix'
 /** Storage bindings the backward kernel of `flash` needs with both biases. */
 const FLASH_BINDINGS = 10
 
+/** Head size above which a fused tile leaves no room on a multiprocessor for others: the VAE's 384 ran at 2 TFLOP/s. */
+const FLASH_WIDEST = 128
+
 export function chooseAttentionUnit(
   profile: AdapterProfile,
   { D, N, M, q, k, v, bias, keyBias }: AttentionCall,
@@ -29,7 +32,8 @@ export function chooseAttentionUnit(
     [q, k, v].every(({ dtype }) => dtype === 'f16') &&
     limits.maxWorkgroupBytes >= MATRIX_ATTENTION_BYTES &&
     limits.maxInvocations >= MATRIX_ATTENTION_SIZE
-  return fitsMatrix && hasMatrixUnit(profile, pass) ? 'matrix' : 'flash'
+  if (fitsMatrix && hasMatrixUnit(profile, pass)) return 'matrix'
+  return D > FLASH_WIDEST ? 'materialised' : 'flash'
 }
 
 /** How much of a backward pass goes through memory as dS at a time. */

@@ -67,6 +67,9 @@ export const generalSchedules: readonly MatmulSchedule[] = [
   ...[4, 8].flatMap((lanes) => Object.values(broadcastSchedules(lanes))),
 ]
 
+/** Rows below which the dense unit would be mostly idle. */
+export const FEWEST_MATRIX_ROWS = 64
+
 const thinRank = (rank: number): 16 | 32 | 48 | 64 => (Math.ceil(rank / 16) * 16) as 16
 const isThin = (rank: number): boolean => rank <= 64 && rank % 8 === 0
 
@@ -89,7 +92,10 @@ function matrixSchedule(
       ldb,
     } as const
     const divides = K % 32 === 0 && N % 8 === 0 && rank % 8 === 0
-    return divides && M >= 64 && N >= 64 && fits(subgroupMatrixBytes(schedule, layout))
+    return divides &&
+      M >= FEWEST_MATRIX_ROWS &&
+      N >= 64 &&
+      fits(subgroupMatrixBytes(schedule, layout))
       ? schedule
       : undefined
   }

@@ -18,13 +18,15 @@ import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
 import { dequantize } from '../dequantize/dequantize.ts'
 import { matmul, type SideBranch } from '../matmul/matmul.ts'
 import { applyPointwise } from '../pointwise/pointwise.ts'
+import { FEWEST_MATRIX_ROWS } from '../../tuning/matmul-schedule.ts'
 import { concat } from '../strided-copy/strided-copy.ts'
 
 /** The dense matrix of a weight, as kernels can read it beside an operand `like`. */
 function denseWeight(run: Runner, op: string, weight: Weight, like: WgpuTensor): WgpuTensor {
   if (isPackedWeight(weight)) {
-    // A processor computes in f32 anyway; narrowing first would only cost time and digits.
-    const isWide = run.profile.adapterClass === 'software' || like.dtype === 'f32'
+    // A processor computes in f32 anyway, and a few rows do so on any adapter; narrowing first would only cost digits.
+    const isFew = like.numElements / like.shape.at(-1)! < FEWEST_MATRIX_ROWS
+    const isWide = run.profile.adapterClass === 'software' || like.dtype === 'f32' || isFew
     return dequantize(run, op, weight, isWide ? 'f32' : 'f16')
   }
   expectFloat(op, 'weight', weight)

@@ -7,8 +7,8 @@ import { batchedMatmul } from '../../matmul/matmul.ts'
 import { softmaxBlock } from '../../softmax/softmax.ts'
 import type { AttentionCall, AttentionUnit } from '../attention-call.ts'
 
-/** Bytes of scores held at once. */
-const SCORE_BYTES = 32 * 2 ** 20
+/** Bytes of scores held at once: what a processor's cache can use, and what fills a GPU. */
+const SCORE_BYTES = { software: 32 * 2 ** 20, gpu: 256 * 2 ** 20 } as const
 
 /** A range of queries of some batch items whose scores fit. */
 interface QueryBlock {
@@ -19,7 +19,7 @@ interface QueryBlock {
 }
 
 function queryBlocks(run: Runner, { B, N, M, H }: AttentionCall): QueryBlock[] {
-  const budget = Math.min(SCORE_BYTES, run.profile.limits.maxBindingBytes)
+  const budget = Math.min(SCORE_BYTES[run.profile.adapterClass], run.profile.limits.maxBindingBytes)
   const perRow = H * M * 4
   if (B * N * perRow <= budget) return [{ firstBatch: 0, batches: B, firstRow: 0, rows: N }]
   const rows = Math.max(1, Math.min(N, Math.floor(budget / perRow)))

@@ -33,8 +33,10 @@ export const convMatrixKernel = defineKernel<ConvMatrixVariant>({
   variants: () =>
     floats.flatMap((dtype) =>
       (['blocks', 'gather'] as const).flatMap((channels) =>
-        (dtype === 'f32' ? ([96] as const) : ([96, 128] as const)).flatMap((blockN) =>
-          (['none', dtype] as const).map((bias) => ({ dtype, bias, channels, blockN })),
+        ([32, 96] as const).flatMap((blockN) =>
+          (['none', dtype] as const).flatMap((bias) =>
+            ([1, 4] as const).map((yWidth) => ({ dtype, bias, channels, blockN, yWidth })),
+          ),
         ),
       ),
     ),

@@ -26,14 +26,15 @@ export interface ConvMatrixVariant {
    * itself, for images of three channels.
    */
   readonly channels: 'blocks' | 'gather'
-  /** Channels of the result that a workgroup computes. */
-  readonly blockN: 96 | 128
+  /** Channels of the result that a workgroup computes; with 32 its subgroups lie above each other. */
+  readonly blockN: 32 | 96
+  /** Elements an index of y covers: 1 where the channels do not fill vectors, as in images. */
+  readonly yWidth: 1 | 4
 }
 
 const SUBGROUP = 32
 export const CONV_MATRIX_SIZE = 128
 export const CONV_MATRIX_BLOCK_M = 128
-const TILE_M = 64
 
 /** Channels a step of the contraction takes. With two halves of each operand 16, so that two workgroups fit a multiprocessor. */
 export function convMatrixStep(dtype: 'f32' | 'f16'): 16 | 32 {
@@ -47,12 +48,24 @@ export function weightParts(dtype: 'f32' | 'f16'): 1 | 2 {
 
 /** Vectors of workgroup memory: a row is padded by eight halves, which keeps eight rows apart in the banks. */
 function layoutOf({ dtype, blockN }: ConvMatrixVariant) {
+  const subgroupsN = blockN === 32 ? 1 : 2
+  const tileM = (CONV_MATRIX_BLOCK_M * subgroupsN) / (CONV_MATRIX_SIZE / SUBGROUP)
+  const tileN = blockN / subgroupsN
   const parts = weightParts(dtype)
   const row = convMatrixStep(dtype) / 8 + 1
   const firstB = parts * CONV_MATRIX_BLOCK_M * row
-  const strip = blockN / 2 / 4 + 1
+  const strip = tileN / 4 + 1
   const strips = (CONV_MATRIX_SIZE / SUBGROUP) * 16 * strip
-  return { parts, row, firstB, strip, total: Math.max(firstB + parts * blockN * row, strips) }
+  return {
+    parts,
+    row,
+    firstB,
+    strip,
+    subgroupsN,
+    tileM,
+    tileN,
+    total: Math.max(firstB + parts * blockN * row, strips),
+  }
 }
 
 /** Bytes of workgroup memory. */
@@ -61,28 +74,27 @@ export function convMatrixBytes(variant: ConvMatrixVariant): number {
 }
 
 export function convMatrixBindings(variant: ConvMatrixVariant): Record<string, BindingDecl> {
-  const { dtype, bias, channels } = variant
+  const { dtype, bias, channels, yWidth } = variant
   return {
     x: channels === 'gather' ? reads(dtype) : reads(dtype === 'f32' ? 'f32' : 'u32', 4),
     weight: reads('u32', 4),
     ...(bias === 'none' ? {} : { bias: reads(bias) }),
-    y: writes(dtype === 'f32' ? 'f32' : 'u32', 4),
+    y: yWidth === 1 ? writes(dtype) : writes(dtype === 'f32' ? 'f32' : 'u32', 4),
   }
 }
 
 export function convMatrixText(variant: ConvMatrixVariant): KernelText {
-  const { dtype, bias, channels, blockN } = variant
+  const { dtype, bias, channels, blockN, yWidth } = variant
   const isSplit = dtype === 'f32'
   const isGathered = channels === 'gather'
-  const { parts, row, firstB, strip, total } = layoutOf(variant)
+  const { parts, row, firstB, strip, subgroupsN, tileM, tileN, total } = layoutOf(variant)
   const step = convMatrixStep(dtype)
   const vectors = step / 8
   const lowA = CONV_MATRIX_BLOCK_M * row
   const rowsA = CONV_MATRIX_SIZE / vectors
   const loadsA = CONV_MATRIX_BLOCK_M / rowsA
   const loadsB = (parts * blockN) / rowsA
-  const tileN = blockN / 2
-  const fragmentsM = TILE_M / 16
+  const fragmentsM = tileM / 16
   const fragmentsN = tileN / 16
 
   // Eight neighbours that store together take rows whose 16-byte places differ modulo the 128 bytes of all banks.
@@ -115,9 +127,9 @@ ${lines(loadsB, (i) => `    b${i} = weight[b_at${i} + step * ${vectors}u];`)}`
     if (!isSplit) return `    tiles[${at}] = a${i}_0;`
     if (isGathered) return `    tiles[${at}] = a${i}_0; tiles[${at} + ${lowA}u] = a${i}_1;`
     return /* wgsl */ `    {
-      let high = ${packHalves(`a${i}_0`, `a${i}_1`)};
-      tiles[${at}] = high;
-      tiles[${at} + ${lowA}u] = low_halves(high, a${i}_0, a${i}_1);
+      let halves = split(a${i}_0, a${i}_1);
+      tiles[${at}] = halves.high;
+      tiles[${at} + ${lowA}u] = halves.low;
     }`
   })
   const store = `${storeA}
@@ -164,7 +176,7 @@ ${lines(fragmentsM, (i) =>
     }`,
   )
 
-  const width = isSplit ? 4 : 8
+  const width = yWidth === 1 ? 1 : isSplit ? 4 : 8
   const perRow = tileN / width
   const biasOf = (offset: number): string =>
     bias === 'none'
@@ -181,11 +193,13 @@ ${lines(fragmentsN, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j *
     let m = m0 + subgroup_m + ${i * 16}u + q / ${perRow}u;
     let n = n0 + subgroup_n + (q % ${perRow}u) * ${width}u;
     if (m < u.M && n < u.O) {
-      let cell = strip + (q / ${perRow}u) * ${strip}u + (q % ${perRow}u) * ${width / 4}u;
+      let cell = strip + (q / ${perRow}u) * ${strip}u + (q % ${perRow}u) * ${width}u / 4u;
       ${
-        isSplit
-          ? `y[(u.y_first + m * u.O + n) / 4u] = ${value(0)};`
-          : `let low = ${value(0)}; let high = ${value(4)};
+        yWidth === 1
+          ? `y[u.y_first + m * u.O + n] = y_t(bitcast<f32>(tiles[cell][(q % ${perRow}u) % 4u])${bias === 'none' ? '' : ' + f32(bias[n])'});`
+          : isSplit
+            ? `y[(u.y_first + m * u.O + n) / 4u] = ${value(0)};`
+            : `let low = ${value(0)}; let high = ${value(4)};
       y[(u.y_first + m * u.O + n) / 8u] = ${packHalves('low', 'high')};`
       }
     }
@@ -198,7 +212,7 @@ ${lines(fragmentsN, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j *
     declarations: [
       convGeometry,
       `var<workgroup> tiles: array<vec4<u32>, ${total}>;`,
-      isSplit ? lowHalves : '',
+      isSplit || isGathered ? splitText : '',
       isGathered ? gatherText(isSplit) : '',
     ].join('\n'),
     main: /* wgsl */ `
@@ -209,8 +223,8 @@ ${lines(fragmentsN, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j *
   if (m0 >= u.M) { return; }
   let subgroup = local / ${SUBGROUP}u;
   let lane = local % ${SUBGROUP}u;
-  let subgroup_m = (subgroup / 2u) * ${TILE_M}u;
-  let subgroup_n = (subgroup % 2u) * ${tileN}u;
+  let subgroup_m = (subgroup / ${subgroupsN}u) * ${tileM}u;
+  let subgroup_n = (subgroup % ${subgroupsN}u) * ${tileN}u;
   let place = local / ${vectors}u;
   let column = local % ${vectors}u;
   let row = ${rowInBlock};
@@ -243,17 +257,25 @@ ${out}`,
   }
 }
 
-/** What of eight f32 is left when `high` is taken away, as f16. */
-const lowHalves = /* wgsl */ `
-fn low_halves(high: vec4<u32>, first: vec4<f32>, second: vec4<f32>) -> vec4<u32> {
-  let low = first - vec4<f32>(unpack2x16float(high.x), unpack2x16float(high.y));
-  let rest = second - vec4<f32>(unpack2x16float(high.z), unpack2x16float(high.w));
-  return ${packHalves('low', 'rest')};
+/**
+ * Eight f32 as two f16 each. The high one is cut off, not rounded: NVIDIA's compiler takes `unpack2x16float(pack2x16float(x))`
+ * for x, and with it the low one for 0.
+ */
+const splitText = /* wgsl */ `
+struct Halves { high: vec4<u32>, low: vec4<u32> }
+fn cut(value: vec4<f32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) & vec4<u32>(0xffffe000u));
+}
+fn split(first: vec4<f32>, second: vec4<f32>) -> Halves {
+  let a = cut(first);
+  let b = cut(second);
+  let low_a = first - a;
+  let low_b = second - b;
+  return Halves(${packHalves('a', 'b')}, ${packHalves('low_a', 'low_b')});
 }`
 
 /** `gather(p, kk)`: elements kk to kk + 7 of the contraction under a pixel, zero past its end and on padding. */
 const gatherText = (isSplit: boolean): string => /* wgsl */ `
-struct Halves { high: vec4<u32>, low: vec4<u32> }
 fn element(p: Pixel, kk: u32) -> f32 {
   let tap = kk / u.K;
   if (tap >= u.kT * u.kY * u.kX) { return 0.0; }
@@ -264,8 +286,7 @@ fn element(p: Pixel, kk: u32) -> f32 {
 fn gather(p: Pixel, kk: u32) -> Halves {
   let first = vec4<f32>(${[0, 1, 2, 3].map((c) => `element(p, kk + ${c}u)`).join(', ')});
   let second = vec4<f32>(${[4, 5, 6, 7].map((c) => `element(p, kk + ${c}u)`).join(', ')});
-  let high = ${packHalves('first', 'second')};
-  return Halves(high, ${isSplit ? 'low_halves(high, first, second)' : 'vec4<u32>(0u)'});
+  return ${isSplit ? 'split(first, second)' : `Halves(${packHalves('first', 'second')}, vec4<u32>(0u))`};
 }`
 
 /** How weights lie in memory before they are packed. */
@@ -278,7 +299,7 @@ export interface ConvWeightVariant {
 export function convWeightText({ parts }: ConvWeightVariant): KernelText {
   const element = (c: number): string => `element(o, e * 8u + ${c}u)`
   return {
-    declarations: /* wgsl */ `${parts === 2 ? lowHalves : ''}
+    declarations: /* wgsl */ `${parts === 2 ? splitText : ''}
 fn element(o: u32, kk: u32) -> f32 {
   if (kk >= u.depth) { return 0.0; }
   return f32(weight[o * u.depth + kk]);
@@ -290,8 +311,12 @@ fn element(o: u32, kk: u32) -> f32 {
   if (o >= u.O) { return; }
   let first = vec4<f32>(${[0, 1, 2, 3].map(element).join(', ')});
   let second = vec4<f32>(${[4, 5, 6, 7].map(element).join(', ')});
-  let high = ${packHalves('first', 'second')};
-  packed[o * ${parts}u * u.depth_vectors + e] = high;
-  ${parts === 2 ? `packed[(o * 2u + 1u) * u.depth_vectors + e] = low_halves(high, first, second);` : ''}`,
+  ${
+    parts === 2
+      ? `let halves = split(first, second);
+  packed[o * 2u * u.depth_vectors + e] = halves.high;
+  packed[(o * 2u + 1u) * u.depth_vectors + e] = halves.low;`
+      : `packed[o * u.depth_vectors + e] = ${packHalves('first', 'second')};`
+  }`,
   }
 }
