@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
-import { appendFile, cp, mkdir, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, cp, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
 import { readMetrics } from '@kinora/config-schema'
 import { readLora } from '@kinora/lora-files'
+import { writeImage } from '@kinora/media'
 import { openSafetensors } from '@kinora/safetensors'
 import type { StageEvent } from '@kinora/stage'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -74,6 +75,7 @@ describe('cacheDataset', () => {
     for (; !next.done; next = await iterator.next()) events.push(next.value)
     expect(next.value).toEqual({
       latents: { found: 3, made: 0 },
+      masks: { found: 0, made: 0 },
       texts: { found: 3, made: 0 },
       skipped: [],
     })
@@ -363,6 +365,45 @@ describe('train', () => {
     ])
     expect(steps[2]!.loss).toBeCloseTo(steps[2]!.unweightedLoss! / 2, 6)
     expect(steps.map(({ learningRate }) => learningRate)).toEqual([1e-3, 1e-3, 5e-4, 5e-4])
+  })
+
+  it('weighs the loss by masks: white ones change nothing, half ones do', async () => {
+    const masks = join(run.folder, 'masks')
+    await mkdir(masks)
+    const paint = async (isWhite: (x: number) => boolean): Promise<void> => {
+      for (const take of ['take-1', 'take-2', 'take-3']) {
+        const data = Uint8Array.from({ length: 32 * 32 * 3 }, (_, i) =>
+          isWhite(Math.floor(i / 3) % 32) ? 255 : 0,
+        )
+        await writeImage(join(masks, `${take}.png`), { width: 32, height: 32, data })
+      }
+    }
+    const [set] = run.job().config.process[0].datasets
+    const overrides = {
+      train: { steps: 1 },
+      datasets: [{ ...set, caption_ext: 'txt', mask_path: masks }],
+    }
+    const trainMasked = async (out: string): Promise<number> => {
+      const { masks: counts } = await cacheDataset(optionsOf(out, overrides), { device })
+      // The pictures are alike, and one clip is flipped.
+      expect(counts).toEqual({ found: 0, made: 2 })
+      await runTo(out, overrides)
+      return (await stepsOf(join(run.folder, out)))[0]!.loss
+    }
+    await runTo('none', { train: { steps: 1 } })
+    await paint(() => true)
+    const white = await trainMasked('white')
+    expect(white).toBe((await stepsOf(join(run.folder, 'none')))[0]!.loss)
+    await paint((x) => x < 16)
+    expect(await trainMasked('half')).not.toBe(white)
+    await rm(join(run.cacheDir, 'masks'), { recursive: true })
+    await expect(runTo('again', overrides)).rejects.toMatchObject({ code: 'TRAINER_NOT_CACHED' })
+    await rm(join(masks, 'take-1.png'))
+    const events: StageEvent[] = []
+    for await (const event of cacheDatasetIter(optionsOf('b', overrides), { device })) {
+      events.push(event)
+    }
+    expect(events).toContainEqual(expect.objectContaining({ code: 'TRAINER_NO_MASK' }))
   })
 
   it('measures held-out clips on fixed noise, and keeps the best LoRA of each expert', async () => {

@@ -1,5 +1,5 @@
 import type { Position } from './source-text.ts'
-import type { TrainJob } from './train-job-schema.ts'
+import type { TrainDataset, TrainJob } from './train-job-schema.ts'
 
 type Path = readonly PropertyKey[]
 type Report = (code: string, at: Position, path: Path, message: string, fix: string) => void
@@ -86,6 +86,13 @@ export function checkTrainJob(
       'Use network_kwargs.module_dropout, or type lora.',
     )
   }
+  if (train.inverted_mask_prior && datasets.every((set) => !hasMasks(set))) {
+    conflict(
+      ['train', 'inverted_mask_prior'],
+      'inverted_mask_prior acts where loss masks are black, and no dataset has masks.',
+      'Set mask_path or alpha_mask of a dataset, or remove it.',
+    )
+  }
   if (datasets.every((set) => set.is_reg)) {
     conflict(
       ['datasets'],
@@ -119,6 +126,9 @@ export function checkTrainJob(
     )
   }
 }
+
+const hasMasks = ({ mask_path, alpha_mask }: TrainDataset): boolean =>
+  mask_path !== null || alpha_mask
 
 /** Brings sizes and frame counts to what the model takes, in place, with a warning for each that moved. */
 export function snapTrainJob(

@@ -174,8 +174,6 @@ export const keyRules: readonly KeyRule[] = [
     ],
     ['shuffle_tokens', 'Shuffling of caption parts is not there yet.', off],
     ['random_triggers', 'Random trigger words are not there yet; trigger_word is.'],
-    ['mask_path', 'Loss masks are not there yet.', empty],
-    ['alpha_mask', 'Loss masks are not there yet.', off],
     [
       'trim_auto_frame_count_tail',
       'Squeezing the whole clip into its frames is not there yet.',
@@ -277,7 +275,6 @@ export const keyRules: readonly KeyRule[] = [
   }),
   ...rows('train', 'later', [
     ['do_guidance_loss', 'The contrastive guidance loss is not there yet.', off],
-    ['inverted_mask_prior', 'Loss masks are not there yet.', off],
   ]),
 
   ...rows('model', 'inert', [

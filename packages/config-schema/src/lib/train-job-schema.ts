@@ -273,9 +273,16 @@ const datasetSchema = z
       .describe(
         'Kinora always caches text embeddings, every variant included; either value is met.',
       ),
-    mask_path: optionalText.describe('Folder of loss masks, named as the clips.'),
-    alpha_mask: z.boolean().default(false).describe('Take the loss mask from the alpha channel.'),
-    invert_mask: z.boolean().default(false),
+    mask_path: optionalText.describe(
+      'Folder of loss masks, pictures or videos named as the clips: white counts, black does not. The loss is divided by the mean of the mask.',
+    ),
+    alpha_mask: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Take the loss mask from the alpha channel of the clip, where mask_path has none for it.',
+      ),
+    invert_mask: z.boolean().default(false).describe('White does not count, black does.'),
     mask_min_value: share.default(0).describe('Loss weight where the mask is black.'),
   })
   .transform(({ caption_ext, caption_type, dataset_path, ...rest }) => {
@@ -449,9 +456,15 @@ const trainSchema = z
     do_guidance_loss_cfg_zero: z.boolean().default(false),
     guidance_loss_schedule: z.enum(['constant', 'sigma']).default('constant'),
     unconditional_prompt: z.string().default(''),
-    do_prior_divergence: z.boolean().default(false),
-    inverted_mask_prior: z.boolean().default(false),
-    inverted_mask_prior_multiplier: factor.default(0.5),
+    do_prior_divergence: z
+      .boolean()
+      .default(false)
+      .describe('Push the prediction away from that of the base model.'),
+    inverted_mask_prior: z
+      .boolean()
+      .default(false)
+      .describe('Where loss masks are black, keep the output as the base model has it.'),
+    inverted_mask_prior_multiplier: factor.default(0.5).describe('Weight of that second loss.'),
     reg_weight: factor.default(1).describe('Loss multiplier of regularisation sets.'),
     ema_config: z
       .strictObject({
@@ -699,7 +712,7 @@ const kinoraSchema = z.strictObject({
     .nullable()
     .default(null)
     .describe(
-      'Memory of the device in GB, which WebGPU does not tell; null takes what the name of the adapter says. What is kept of each block between the passes, and whether the job fits, is worked out from it.',
+      'Memory of the device in GB as cards are sold (24 is 24 GiB), which WebGPU does not tell; null takes what the name of the adapter says. What is kept of each block between the passes, and whether the job fits, is worked out from it.',
     ),
   high_noise_share: z
     .number()

@@ -38,6 +38,7 @@ export function stepOptions(
       ? train.diff_output_preservation_multiplier
       : train.blank_prompt_preservation_multiplier,
     priorDivergence: train.do_prior_divergence,
+    insideMaskOnly: train.inverted_mask_prior ? train.inverted_mask_prior_multiplier : undefined,
     // A target moved away from the prediction by a factor s: the gradient of the squared error is s times the ordinary one.
     gradientFactor:
       kinora.differential_guidance && train.do_differential_guidance && train.loss_type === 'mse'

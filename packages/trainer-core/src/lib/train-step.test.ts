@@ -48,6 +48,10 @@ function makeBatch(seed: number, changes: Partial<MicroBatch> = {}, dataset = {}
   }
 }
 
+// Cells [2, 2, 4, 2], every third black.
+const mask_BFHW = Float32Array.from({ length: 32 }, (_, i) => (i % 3 === 0 ? 0 : 1))
+const masked = { mask_BFHW, maskWeights_BFHW: mask_BFHW.map((value) => 1.5 * value) }
+
 const plain: StepOptions = {
   lossKind: 'mse',
   learningRate: 1,
@@ -144,6 +148,12 @@ describe('the gradient of a step is that of its loss', () => {
     ],
     ['regularisation towards the base model', () => [makeBatch(1, {}, { prior_reg: true })], {}],
     ['divergence from the base model', () => [makeBatch(1)], { priorDivergence: true }],
+    ['a loss mask', () => [makeBatch(1, masked)], {}],
+    [
+      'a loss mask, and the base model outside it',
+      () => [makeBatch(1, masked)],
+      { insideMaskOnly: 0.5, priorDivergence: true },
+    ],
     ['dropped ranks and a module', () => [makeBatch(1)], { dropout: rankDropout }],
     ['dropped elements', () => [makeBatch(1)], { dropout: elementDropout }],
     ['without checkpoints', () => [makeBatch(1)], { checkpoint: false, dropout: elementDropout }],
@@ -286,6 +296,32 @@ describe('a step', () => {
     expect(norm / (once.gradNorm / 2)).toBeCloseTo(1, 4)
     const sum = await look([makeBatch(1), makeBatch(1)], { accumulation: 'sum' })
     expect(sum.gradNorm).toBeCloseTo(2 * once.gradNorm, 9)
+  })
+
+  it('masks: the loss is the weighted mean, and what is outside does not reach it', async () => {
+    const changed = (where: (cell: number) => boolean) => {
+      const target = some(2)
+      const [b, z, f, h, w] = shape
+      const cells = f * h * w
+      return target
+        .map((value, i) => {
+          const item = Math.floor(i / (z * cells))
+          return where(item * cells + (i % cells)) ? value + 3 : value
+        })
+        .subarray(0, b * z * cells)
+    }
+    const lossOf = async (target_BZFHW: Float32Array, more = {}) =>
+      (await look([makeBatch(1, { ...masked, target_BZFHW })], more)).loss
+    const { loss } = await look([makeBatch(1, masked)], {})
+    expect(await lossOf(changed((cell) => mask_BFHW[cell] === 0))).toBe(loss)
+    expect(await lossOf(changed((cell) => mask_BFHW[cell] === 1))).toBeGreaterThan(loss + 1)
+    const whole = mask_BFHW.map(() => 1)
+    const { loss: plainLoss } = await look([makeBatch(1)], {})
+    const { loss: white } = await look(
+      [makeBatch(1, { mask_BFHW: whole, maskWeights_BFHW: whole })],
+      { insideMaskOnly: 9 },
+    )
+    expect(white).toBeCloseTo(plainLoss, 12)
   })
 
   it('leaves everything as it was above the largest loss', async () => {

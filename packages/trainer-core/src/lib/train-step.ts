@@ -25,6 +25,11 @@ export interface StepOptions {
   preservationMultiplier: number
   /** Push the prediction away from the base model's: subtracts its mean squared distance from the loss. */
   priorDivergence?: boolean | undefined
+  /**
+   * Weight of the mean squared distance from the base model's prediction where masks are black (`inverted_mask_prior`); undefined
+   * for none.
+   */
+  insideMaskOnly?: number | undefined
   /** Multiplies the gradient of the main loss (differential guidance); 1 unless given. */
   gradientFactor?: number | undefined
   /** What of the network is left out of a micro-batch. */
@@ -115,13 +120,15 @@ interface MicroBatchLosses {
   main: readonly number[]
   /** Squared distance from the base model's prediction, where it is pushed away. */
   divergence: readonly number[] | undefined
+  /** The same where the mask is black, where it is drawn nearer. */
+  outside: readonly number[] | undefined
   preservation: readonly number[] | undefined
 }
 
 function summarise(
   losses: readonly MicroBatchLosses[],
   microBatches: readonly MicroBatch[],
-  { preservationMultiplier }: StepOptions,
+  { preservationMultiplier, insideMaskOnly = 0 }: StepOptions,
 ): Pick<StepResult, 'loss' | 'unweightedLoss' | 'preservationLoss'> {
   const mean = (values: readonly number[]): number =>
     values.reduce((sum, value) => sum + value, 0) / values.length
@@ -139,6 +146,7 @@ function summarise(
     loss:
       weighted(({ main }) => main) -
       weighted(({ divergence }) => divergence) +
+      insideMaskOnly * weighted(({ outside }) => outside) +
       preservationMultiplier * (preservation ?? 0),
     unweightedLoss: mean(losses.map(({ main }) => mean(main))),
     preservationLoss: preservation,
@@ -149,7 +157,12 @@ function summarise(
 export function uploadBatch(
   device: Device,
   batch: MicroBatch,
-): { input: { latents: Tensor; timesteps: readonly number[]; text: Tensor }; target: Tensor } {
+): {
+  input: { latents: Tensor; timesteps: readonly number[]; text: Tensor }
+  target: Tensor
+  /** Factor of the loss of each element, where the micro-batch has masks. */
+  mask: Tensor | undefined
+} {
   const { ops } = device
   const upload = (data: Float32Array): Tensor => device.upload(data, batch.shape, 'f32')
   const condition = buildCondition(ops, upload(batch.condition_BZFHW))
@@ -160,7 +173,15 @@ export function uploadBatch(
       text: device.upload(batch.text_BLD, batch.textShape, 'f32'),
     },
     target: upload(batch.target_BZFHW),
+    mask: batch.maskWeights_BFHW && overChannels(device, batch, batch.maskWeights_BFHW),
   }
+}
+
+/** Numbers of cells [B, F, H, W] repeated over the channels: [B, 16, F, H, W]. */
+function overChannels(device: Device, { shape }: MicroBatch, values: Float32Array): Tensor {
+  const [b, z, f, h, w] = shape
+  const cells = device.upload(values, [b, 1, f, h, w], 'f32')
+  return device.ops.concat(Array<Tensor>(z).fill(cells), 1)
 }
 
 /** What the network predicts for a micro-batch, and what it should. Without gradients; call it in a scope. */
@@ -169,9 +190,9 @@ export function predictVelocity(
   transformer: WanTransformer,
   batch: MicroBatch,
   adapters: ReadonlyMap<string, readonly ModuleAdapter[]>,
-): { prediction: Tensor; target: Tensor } {
-  const { input, target } = uploadBatch(device, batch)
-  return { prediction: transformer.forward(device.ops, input, { adapters }), target }
+): { prediction: Tensor; target: Tensor; mask: Tensor | undefined } {
+  const { input, target, mask } = uploadBatch(device, batch)
+  return { prediction: transformer.forward(device.ops, input, { adapters }), target, mask }
 }
 
 /** Adapters whose B has its columns, one a rank, multiplied by a mask. Only low-rank modules have ranks to drop. */
@@ -226,14 +247,21 @@ async function queueGradients(
   /** Forward, losses of its result, backward; gradients go into the sums. Returns each loss, of each item. */
   async function gradients(
     forward: (ops: Ops) => Tensor,
-    terms: readonly { target: Tensor; kind: LossKind; itemScale: readonly number[] }[],
+    terms: readonly {
+      target: Tensor
+      kind: LossKind
+      itemScale: readonly number[]
+      mask?: Tensor | undefined
+    }[],
   ): Promise<Tensor[]> {
     const tape = createTape(device, { watch: params, checkpoint: options.checkpoint })
     let lossTensors: Tensor[] = []
     try {
       lossTensors = device.scope(() => {
         const prediction = forward(tape.ops)
-        return terms.map(({ target, kind }) => tape.ops.loss(prediction, target, { kind }))
+        return terms.map(({ target, kind, mask }) =>
+          tape.ops.loss(prediction, target, { kind, mask }),
+        )
       })
       await tape.settle()
       const roots = terms.map(({ itemScale }, i) => ({ tensor: lossTensors[i]!, grad: itemScale }))
@@ -252,7 +280,12 @@ async function queueGradients(
     }
   }
 
-  const losses: { main: Tensor; divergence?: Tensor; preservation?: Tensor }[] = []
+  const losses: {
+    main: Tensor
+    divergence?: Tensor
+    outside?: Tensor
+    preservation?: Tensor
+  }[] = []
   let summary: Tensor
   try {
     for (const [index, batch] of microBatches.entries()) {
@@ -268,8 +301,8 @@ async function queueGradients(
         const share =
           lossScale / numItems / (options.accumulation === 'mean' ? microBatches.length : 1)
         const { dataset } = batch.samples[0]!
-        const { input, target } = device.scope(() => uploadBatch(device, batch))
-        held.push(input.latents, input.text, target)
+        const { input, target, mask } = device.scope(() => uploadBatch(device, batch))
+        held.push(input.latents, input.text, target, ...(mask ? [mask] : []))
         const dropout = options.dropout?.(index)
         const adapters = adaptersOf(lora, params, dataset.network_weight, dropout?.module)
         const plan = options.recompute?.(batch.shape) ?? leanPlan(transformer.compute)
@@ -284,12 +317,24 @@ async function queueGradients(
           )
         }
 
-        const needsBase = dataset.prior_reg || options.priorDivergence
+        // Outside the mask the LoRA is to do what the base model does.
+        const outside =
+          options.insideMaskOnly !== undefined && batch.mask_BFHW
+            ? hold(() =>
+                overChannels(
+                  device,
+                  batch,
+                  batch.mask_BFHW!.map((value) => 1 - value),
+                ),
+              )
+            : undefined
+        const needsBase = dataset.prior_reg || options.priorDivergence || outside !== undefined
         const base = needsBase ? hold(() => transformer.forward(ops, input)) : undefined
-        const [main, divergence] = await gradients(forward(input.text), [
+        const terms = await gradients(forward(input.text), [
           {
             target: dataset.prior_reg ? base! : target,
             kind: options.lossKind,
+            mask,
             itemScale: batch.weights.map((each) => each * share * (options.gradientFactor ?? 1)),
           },
           ...(options.priorDivergence
@@ -301,7 +346,20 @@ async function queueGradients(
                 },
               ]
             : []),
+          ...(outside
+            ? [
+                {
+                  target: base!,
+                  kind: 'mse' as const,
+                  mask: outside,
+                  itemScale: batch.weights.map((each) => each * share * options.insideMaskOnly!),
+                },
+              ]
+            : []),
         ])
+        const main = terms.shift()!
+        const divergence = options.priorDivergence ? terms.shift() : undefined
+        const outsideLoss = terms.shift()
         let preservation: Tensor[] = []
         if (batch.preservationText_BLD) {
           // What the base model says to the other prompt is what the LoRA should go on saying to it.
@@ -312,8 +370,9 @@ async function queueGradients(
           preservation = await gradients(forward(text), [{ target, kind: 'mse', itemScale }])
         }
         losses.push({
-          main: main!,
+          main,
           ...(divergence ? { divergence } : {}),
+          ...(outsideLoss ? { outside: outsideLoss } : {}),
           ...(preservation[0] ? { preservation: preservation[0] } : {}),
         })
       } finally {
@@ -336,9 +395,10 @@ async function queueGradients(
     async read() {
       const values = [...((await device.read(summary)) as Float32Array)]
       return {
-        losses: losses.map(({ main, divergence, preservation }) => ({
+        losses: losses.map(({ main, divergence, outside, preservation }) => ({
           main: values.splice(0, main.shape[0]!),
           divergence: divergence && values.splice(0, divergence.shape[0]!),
+          outside: outside && values.splice(0, outside.shape[0]!),
           preservation: preservation && values.splice(0, preservation.shape[0]!),
         })),
         squares: values[0]!,

@@ -52,8 +52,8 @@ export async function measureValidation(
         i * numBands + band,
       )
       const loss = device.scope(() => {
-        const { prediction, target } = predictVelocity(device, transformer, batch, adapters)
-        return device.ops.loss(prediction, target, { kind: 'mse' })
+        const { prediction, target, mask } = predictVelocity(device, transformer, batch, adapters)
+        return device.ops.loss(prediction, target, { kind: 'mse', mask })
       })
       sum += ((await device.read(loss)) as Float32Array)[0]!
       device.release(loss)

@@ -12,10 +12,12 @@ import {
 } from '@kinora/wan'
 import { trainerErrors } from '../errors.ts'
 import { promptsOf, readDataset, type Sample } from '../data/dataset.ts'
+import { readMaskCells } from '../data/loss-masks.ts'
 import { textEncoderScheme, textFingerprint } from '../data/training-data.ts'
 import {
   CacheFolder,
   latentsKey,
+  maskKey,
   textKey,
   type LatentsEntry,
   type TextEntry,
@@ -38,6 +40,8 @@ export interface CacheDatasetContext extends RunContext {
 /** What caching did. */
 export interface CacheDatasetResult {
   latents: { found: number; made: number }
+  /** Loss masks. */
+  masks: { found: number; made: number }
   texts: { found: number; made: number }
   /** Clips that could not be read, each once. */
   skipped: { clip: string; reason: string }[]
@@ -66,13 +70,18 @@ export async function* cacheDatasetIter(
     signal,
     maxSkipped: process.kinora.max_skipped,
   })
+  const unreadable = new Set(latents.skipped.map(({ clip }) => clip))
+  const masks = yield* cacheMasks(
+    dataset.samples.filter(({ clip }) => !unreadable.has(clip)),
+    { cache, signal },
+  )
   const texts = yield* cacheTexts(promptsOf(dataset.samples, job), job, {
     checkpoint,
     cache,
     device,
     signal,
   })
-  return { latents: latents.counts, texts, skipped: latents.skipped }
+  return { latents: latents.counts, masks, texts, skipped: latents.skipped }
 }
 
 /** `cacheDatasetIter` without its events. */
@@ -228,6 +237,44 @@ function deviationOf(logvar: Float32Array, latentsStd: readonly number[]): Float
       Math.exp(0.5 * Math.min(Math.max(value, least), most)) /
       latentsStd[Math.floor(i / perChannel)]!,
   )
+}
+
+/** Reads the loss masks that are missing. A mask that cannot be read is an error: without it the clip would train as a whole. */
+async function* cacheMasks(
+  samples: readonly Sample[],
+  { cache, signal }: Pick<Work, 'cache' | 'signal'>,
+): AsyncGenerator<StageEvent, CacheDatasetResult['masks']> {
+  const wanted = new Map<string, Sample>()
+  const without = new Set<string>()
+  for (const sample of samples) {
+    if (sample.mask) wanted.set(maskKey(sample, sample.mask), sample)
+    else if (sample.dataset.mask_path !== null) without.add(sample.clip)
+  }
+  for (const clip of without) {
+    yield {
+      type: 'warning',
+      code: 'TRAINER_NO_MASK',
+      message: `${clip} has no mask in the mask_path of its set.`,
+      fix: 'Its loss counts everywhere alike; give a picture or video of the same name.',
+    }
+  }
+  const missing: [string, Sample][] = []
+  for (const [key, sample] of wanted) {
+    if (!(await cache.has('masks', key))) missing.push([key, sample])
+  }
+  if (missing.length > 0) yield { type: 'started', phase: 'masks', total: missing.length }
+  for (const [done, [key, sample]] of missing.entries()) {
+    signal?.throwIfAborted()
+    await cache.writeMask(key, await readMaskCells(sample, sample.mask!, signal), sample.clip)
+    yield {
+      type: 'progress',
+      phase: 'masks',
+      done: done + 1,
+      total: missing.length,
+      item: sample.clip,
+    }
+  }
+  return { found: wanted.size - missing.length, made: missing.length }
 }
 
 async function* cacheTexts(

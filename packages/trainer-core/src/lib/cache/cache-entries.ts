@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path'
 import { openSafetensors, SafetensorsError, writeSafetensors } from '@kinora/safetensors'
 import { codeSystemError, writeFileAtomic } from '@kinora/stage'
 import { trainerErrors } from '../errors.ts'
-import type { Sample } from '../data/dataset.ts'
+import type { Sample, SampleMask } from '../data/dataset.ts'
 
 // What is cached, under which name, and how it lies on disk:
 //
@@ -12,6 +12,7 @@ import type { Sample } from '../data/dataset.ts'
 //                                       deviation [Z, F, H, W] f16: its standard deviation, normalised
 //                                       condition [Z, F, H, W] f32: first frame + grey, encoded and normalised
 //   <cache>/latents/<key>.json          in its place when the clip could not be read: { clip, reason }
+//   <cache>/masks/<key>.safetensors     mask [F, H, W] f32: share of white of each latent cell
 //   <cache>/text/<key>.safetensors      embedding [n, dim] f32: the real tokens; the rest are zeros
 //
 // A key is a hash of everything the content depends on, so a changed clip, size or checkpoint is another file.
@@ -41,6 +42,14 @@ export function latentsKey(
   ])
 }
 
+/** Key of a sample's loss mask. */
+export function maskKey(
+  { item, bucket }: Pick<Sample, 'item' | 'bucket'>,
+  mask: SampleMask,
+): string {
+  return latentsKey({ item, bucket }, mask.hash, `mask ${mask.kind} ${mask.invert}`)
+}
+
 /** Key of a text's embedding. */
 export function textKey(text: string, textFingerprint: string): string {
   return hashOf([formatVersion, text, textFingerprint])
@@ -67,7 +76,14 @@ export interface UnreadableClip {
   reason: string
 }
 
-/** A folder of cached latents and embeddings. */
+const tensorsOfKind = {
+  latents: ['latents', 'deviation', 'condition'],
+  masks: ['mask'],
+  text: ['embedding'],
+} as const
+type EntryKind = keyof typeof tensorsOfKind
+
+/** A folder of cached latents, masks and embeddings. */
 export class CacheFolder {
   readonly folder: string
 
@@ -75,12 +91,12 @@ export class CacheFolder {
     this.folder = folder
   }
 
-  #file(kind: 'latents' | 'text', key: string): string {
+  #file(kind: EntryKind, key: string): string {
     return join(this.folder, kind, `${key}.safetensors`)
   }
 
   /** Whether an entry is there and whole. A damaged one counts as missing, and will be written anew. */
-  async has(kind: 'latents' | 'text', key: string): Promise<boolean> {
+  async has(kind: EntryKind, key: string): Promise<boolean> {
     const file = this.#file(kind, key)
     try {
       await access(file)
@@ -89,9 +105,7 @@ export class CacheFolder {
     }
     try {
       await using entry = await openSafetensors(file)
-      return kind === 'latents'
-        ? ['latents', 'deviation', 'condition'].every((name) => entry.tensors.has(name))
-        : entry.tensors.has('embedding')
+      return tensorsOfKind[kind].every((name) => entry.tensors.has(name))
     } catch (error) {
       if (error instanceof SafetensorsError) return false
       throw error
@@ -122,6 +136,23 @@ export class CacheFolder {
         condition: await entry.readF32('condition'),
       }
     })
+  }
+
+  async writeMask(
+    key: string,
+    { shape, values }: { shape: readonly [number, number, number]; values: Float32Array },
+    clip: string,
+  ): Promise<void> {
+    await this.#write(
+      this.#file('masks', key),
+      [{ name: 'mask', dtype: 'F32', shape, data: values }],
+      { clip: basename(clip) },
+    )
+  }
+
+  /** Shares of white, [F, H, W]. */
+  readMask(key: string): Promise<Float32Array> {
+    return this.#read(this.#file('masks', key), (entry) => entry.readF32('mask'))
   }
 
   async writeText(key: string, { numTokens, dim, values }: TextEntry, text: string): Promise<void> {

@@ -12,6 +12,7 @@ import {
 } from '@kinora/config-schema'
 import { codeSystemError } from '@kinora/stage'
 import { trainerErrors } from '../errors.ts'
+import { findMask, type MaskSource } from './loss-masks.ts'
 import { readCaption, samplePrompts, type SamplePrompts } from './captions.ts'
 
 /** One thing to train on: frames of a clip at a size, with its prompts. */
@@ -23,6 +24,13 @@ export interface Sample {
   /** Absolute path of the clip. */
   readonly clip: string
   readonly prompts: SamplePrompts
+  /** Its loss mask, where its set has masks and one for it. */
+  readonly mask?: SampleMask | undefined
+}
+
+/** A loss mask and the SHA-256 of its file. */
+export interface SampleMask extends MaskSource {
+  readonly hash: string
 }
 
 /** A bucket plan with the captions of its clips. */
@@ -54,6 +62,17 @@ async function readPlan(file: string): Promise<BucketPlan> {
   return parsed.data
 }
 
+async function maskOf(
+  clip: string,
+  dataset: TrainDataset,
+  signal: AbortSignal | undefined,
+): Promise<SampleMask | undefined> {
+  const source = await findMask(clip, dataset)
+  // A clip that cannot be read is left out elsewhere, with its alpha.
+  const hash = source && (await hashFile(source.file, signal).catch(() => undefined))
+  return hash === undefined ? undefined : { ...source!, hash }
+}
+
 /** SHA-256 of a file's bytes, streamed. */
 async function hashFile(file: string, signal?: AbortSignal): Promise<string> {
   const hash = createHash('sha256')
@@ -75,6 +94,7 @@ export async function readDataset(
   const folder = dirname(resolve(planFile))
   const samples: Sample[] = []
   const captions = new Map<string, string>()
+  const masks = new Map<string, SampleMask | undefined>()
   for (const [bucketIndex, bucket] of plan.buckets.entries()) {
     for (const item of bucket.items) {
       signal?.throwIfAborted()
@@ -89,6 +109,7 @@ export async function readDataset(
       const key = `${item.dataset} ${clip}`
       const caption = captions.get(key) ?? (await readCaption(clip, dataset))
       captions.set(key, caption)
+      if (!masks.has(key)) masks.set(key, await maskOf(clip, dataset, signal))
       samples.push({
         item,
         bucket,
@@ -96,6 +117,7 @@ export async function readDataset(
         dataset,
         clip,
         prompts: samplePrompts(caption, dataset, process.train),
+        mask: masks.get(key),
       })
     }
   }

@@ -1,6 +1,6 @@
 import type { BucketPlan, TrainJob, TrainProcess } from '@kinora/config-schema'
 import type { QuantizeScheme, WanCheckpoint } from '@kinora/wan'
-import { CacheFolder, latentsKey, textKey } from '../cache/cache-entries.ts'
+import { CacheFolder, latentsKey, maskKey, textKey } from '../cache/cache-entries.ts'
 import { trainerErrors } from '../errors.ts'
 import type { CacheKeys } from '../noise/prepare-micro-batch.ts'
 import { createRandomStreams, type Expert, type RandomStreams } from '../noise/random-streams.ts'
@@ -51,6 +51,10 @@ export async function openTrainingData(
     skipped.push(...others.skipped)
   } else if (validation.folder !== null) {
     throw trainerErrors.NO_VALIDATION_PLAN(validation.folder)
+  }
+  for (const sample of [...samples, ...heldOut]) {
+    if (!sample.mask || (await cache.has('masks', maskKey(sample, sample.mask)))) continue
+    throw trainerErrors.NOT_CACHED(1, samples.length, cacheDir, `the mask ${sample.mask.file}`)
   }
   const texts = promptsOf([...samples, ...heldOut], job)
   const missing: string[] = []

@@ -1,7 +1,13 @@
 import type { TrainJob, TrainSettings } from '@kinora/config-schema'
-import type { CacheFolder, LatentsEntry, TextEntry } from '../cache/cache-entries.ts'
+import {
+  maskKey,
+  type CacheFolder,
+  type LatentsEntry,
+  type TextEntry,
+} from '../cache/cache-entries.ts'
 import type { PromptPair } from '../data/captions.ts'
 import type { Sample } from '../data/dataset.ts'
+import { maskWeights } from '../data/loss-masks.ts'
 import type { Expert, RandomStreams } from './random-streams.ts'
 import { createTimestepUniforms, timestepAt, timestepWeight } from './timesteps.ts'
 
@@ -20,6 +26,10 @@ export interface MicroBatch {
   readonly textShape: readonly [number, number, number]
   /** Prompts of the preservation pass, where the job has one. */
   readonly preservationText_BLD: Float32Array | undefined
+  /** Loss masks [B, F, H, W], where any sample has one: shares of white, 1 for a sample without. */
+  readonly mask_BFHW?: Float32Array | undefined
+  /** The same as factors of the loss, of mean 1 a sample. */
+  readonly maskWeights_BFHW?: Float32Array | undefined
   /** 1000 σ. */
   readonly timesteps: readonly number[]
   /** How much the loss of each item counts: set, sample, regularisation and timestep. */
@@ -71,6 +81,10 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
     (key) => cache.readText(key),
     (entry) => entry.values.byteLength,
   )
+  const masks = new EntryCache<Float32Array>(
+    (key) => cache.readMask(key),
+    (entry) => entry.byteLength,
+  )
   const uniformOf = createTimestepUniforms(random, kinora.timestep_sampling)
   const weighting = timestepWeighting(train)
 
@@ -83,6 +97,22 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
     const text_BLD = new Float32Array(prompts.length * textLength * dim)
     entries.forEach(({ values }, b) => text_BLD.set(values, b * textLength * dim))
     return { text_BLD, textShape: [prompts.length, textLength, dim] }
+  }
+
+  async function readMasks(
+    samples: readonly Sample[],
+    length: number,
+  ): Promise<Pick<MicroBatch, 'mask_BFHW' | 'maskWeights_BFHW'>> {
+    if (samples.every(({ mask }) => mask === undefined)) return {}
+    const mask_BFHW = new Float32Array(samples.length * length).fill(1)
+    const maskWeights_BFHW = Float32Array.from(mask_BFHW)
+    for (const [b, sample] of samples.entries()) {
+      if (!sample.mask) continue
+      const cells = await masks.get(maskKey(sample, sample.mask))
+      mask_BFHW.set(cells, b * length)
+      maskWeights_BFHW.set(maskWeights(cells, sample.dataset.mask_min_value), b * length)
+    }
+    return { mask_BFHW, maskWeights_BFHW }
   }
 
   /** Mixes latents and noise, and puts the prompts to them. */
@@ -118,6 +148,7 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
       noisy_BZFHW,
       target_BZFHW,
       condition_BZFHW,
+      ...(await readMasks(samples, f * h * w)),
       ...(await encodeTexts(promptOf(({ prompts }) => prompts))),
       preservationText_BLD: hasPreservation
         ? (await encodeTexts(promptOf(({ prompts }) => prompts.preservation!))).text_BLD
