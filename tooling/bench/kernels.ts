@@ -2,8 +2,8 @@
 // products and attention in TFLOP/s, everything that only moves memory as a share of the copy bandwidth of the same run,
 // convolutions of the VAE.
 //
-//   bench kernels [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5] [--scratch-mib=768]
-//                    [--json=FILE]
+//   bench kernels [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5] [--scratch-mib=384]
+//                    [--block=160x128] [--json=FILE]
 //
 // Smaller widths for a software adapter: --channels=256 --ffn=512 --heads=2 --pixels=32
 import { writeFileSync } from 'node:fs'
@@ -32,6 +32,8 @@ const { values: flags } = parseArgs({
     repeat: { type: 'string', default: '5' },
     /** Room for what ops pass through memory; 0 takes the forms without. */
     'scratch-mib': { type: 'string' },
+    /** Block of matrix products on tensor cores, instead of the one that tuning found. */
+    block: { type: 'string' },
     json: { type: 'string' },
   },
 })
@@ -39,9 +41,11 @@ const sections = new Set(flags.only.split(','))
 const scratch = flags['scratch-mib']
 const device = await openDevice({
   profile: true,
-  ...(scratch === undefined
-    ? {}
-    : { overrides: { limits: { scratchBytes: Number(scratch) * 2 ** 20 } } }),
+  ...(flags.block === undefined ? {} : { tuningFile: false as const }),
+  overrides: {
+    ...(flags.block === undefined ? {} : { block: flags.block as '128x128' }),
+    ...(scratch === undefined ? {} : { limits: { scratchBytes: Number(scratch) * 2 ** 20 } }),
+  },
 })
 const { ops } = device
 if (!device.profile.timestamps) {

@@ -11,6 +11,7 @@ import { describe, expect, it } from 'vitest'
 
 import { createEmulatedGpu, emulatedAdapterInfo } from '../../test/emulated-gpu/emulated-gpu.ts'
 import { createDevice } from './device/wgpu-device.ts'
+import { matrixBlocks, type MatrixBlockName } from './tuning/matrix-unit.ts'
 
 // The tensor-core kernels in an interpreter that checks bounds, barriers and races, since no software driver has subgroup
 // matrices. Sizes are the smallest that reach every edge: blocks cut off on both sides, a last step, padding.
@@ -155,17 +156,38 @@ describe('linear on subgroup matrices', () => {
       const adapters = [{ a: a.tensor, b: b.tensor, scale: 0.5 }]
       const own = [{ a: a.values, b: b.values, scale: 0.5 }]
       const y = ops.linear(x.tensor, w.tensor, { bias: bias.tensor, adapters })
-      expect(
-        await distance(y, reference.linear(x.values, w.values, bias.values, own)),
-      ).toBeLessThan(1e-3)
+      const want = reference.linear(x.values, w.values, bias.values, own)
+      expect(await distance(y, want)).toBeLessThan(1e-3)
       const got = ops.linearGrad(dy.tensor, x.tensor, w.tensor, { adapters, needsX: true })
-      const want = reference.linearGrad(dy.values, x.values, w.values, own)
-      expect(await distance(got.dx!, want.dx)).toBeLessThan(1e-3)
-      expect(await distance(got.adapters[0]!.da, want.adapters[0]!.da)).toBeLessThan(1e-3)
-      expect(await distance(got.adapters[0]!.db, want.adapters[0]!.db)).toBeLessThan(1e-3)
+      const grads = reference.linearGrad(dy.values, x.values, w.values, own)
+      expect(await distance(got.dx!, grads.dx)).toBeLessThan(1e-3)
+      expect(await distance(got.adapters[0]!.da, grads.adapters[0]!.da)).toBeLessThan(1e-3)
+      expect(await distance(got.adapters[0]!.db, grads.adapters[0]!.db)).toBeLessThan(1e-3)
     },
     SLOW,
   )
+
+  for (const block of Object.keys(matrixBlocks) as MatrixBlockName[]) {
+    it(
+      `in blocks of ${block}`,
+      async () => {
+        const on = createDevice(createEmulatedGpu(), emulatedAdapterInfo, { overrides: { block } })
+        const [M, N, K] = [264, 160, 136] as const
+        const x = put([M, N], 'f16', 1, on)
+        const w = put([K, N], 'f16', 1 / 8, on)
+        const y = on.ops.linear(x.tensor, w.tensor)
+        expect(await distance(y, reference.linear(x.values, w.values), on)).toBeLessThan(1e-3)
+        // y is [264, 136] = x wᵀ; its gradient by x is y w, the other layout.
+        const dy = put([M, N], 'f16', 1 / 8, on)
+        const back = put([N, K], 'f16', 1, on)
+        const input = put([M, K], 'f16', 1, on)
+        const { dx } = on.ops.linearGrad(dy.tensor, input.tensor, back.tensor, { needsX: true })
+        const want = reference.linearGrad(dy.values, input.values, back.values)
+        expect(await distance(dx!, want.dx, on)).toBeLessThan(1e-3)
+      },
+      SLOW,
+    )
+  }
 })
 
 /** Little scratch: dS goes through memory in parts. */

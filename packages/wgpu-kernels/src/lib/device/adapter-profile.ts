@@ -72,8 +72,8 @@ export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
   readonly limits?: Partial<AdapterProfile['limits']>
 }
 
-/** Room for what a large GPU is kept busy with: dS of three heads of 11264 tokens. */
-const SCRATCH_BYTES = 768 * 2 ** 20
+/** Room for what a large GPU is kept busy with: dS of three heads by half of 11264 tokens. */
+const SCRATCH_BYTES = 384 * 2 ** 20
 
 /** The part of a profile that tests and measurements on the adapter decide. */
 export interface Findings {
@@ -103,7 +103,7 @@ export function readProfile(
           .subgroupMatrixConfigs ?? [])
       : [],
     timestamps: features.has('timestamp-query'),
-    block: 'square',
+    block: '128x128',
     ...overrides,
     refusedUnits: new Set(overrides.refusedUnits),
     limits: {

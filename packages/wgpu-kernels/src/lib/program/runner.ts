@@ -40,14 +40,23 @@ export interface RunnerParts {
   readonly watch: (check: Promise<Error | undefined>) => void
 }
 
-/** Bind groups kept; past it all are dropped, since the buffers of an old working set are gone anyway. */
-const MAX_BIND_GROUPS = 8192
+/**
+ * Bind groups after which a new generation begins and the one before the last is dropped. A step of the 14B network makes some
+ * ten thousand dispatches, each layer with weights of its own: what it used last time should still be there.
+ */
+const GENERATION = 16384
+/**
+ * The same for a software adapter: lavapipe maps a page for each bind group, and a process of Linux may have 65530 mappings,
+ * those of all its devices together.
+ */
+const SOFTWARE_GENERATION = 2048
 
 /** What ops are written against: allocate, run a kernel, open a scope for scratch. */
 export class Runner {
   readonly profile: AdapterProfile
   readonly #parts: RunnerParts
-  readonly #bindGroups = new Map<string, GPUBindGroup>()
+  #bindGroups = new Map<string, GPUBindGroup>()
+  #olderBindGroups = new Map<string, GPUBindGroup>()
 
   constructor(parts: RunnerParts) {
     this.#parts = parts
@@ -174,7 +183,7 @@ export class Runner {
         resource: { buffer: pooled.buffer, offset: offsetBytes, size },
       })
     }
-    const bindGroup = this.#bindGroups.get(key) ?? this.#makeBindGroup(key, program, entries)
+    const bindGroup = this.#bindGroups.get(key) ?? this.#keepBindGroup(key, program, entries)
     const values = program.uniformNames.map((name) =>
       name === 'grid_x' ? grid[0] : uniforms[name]!,
     )
@@ -189,13 +198,33 @@ export class Runner {
     )
   }
 
-  #makeBindGroup(
+  /** The bind group from the generation before, or a new one; either way of this generation now. */
+  #keepBindGroup(
     key: string,
     program: ReturnType<ProgramCache['get']>,
     entries: GPUBindGroupEntry[],
   ): GPUBindGroup {
+    const bindGroup = this.#olderBindGroups.get(key) ?? this.#makeBindGroup(program, entries)
+    const most = this.profile.adapterClass === 'software' ? SOFTWARE_GENERATION : GENERATION
+    if (this.#bindGroups.size >= most) {
+      this.#olderBindGroups = this.#bindGroups
+      this.#bindGroups = new Map()
+    }
+    this.#bindGroups.set(key, bindGroup)
+    return bindGroup
+  }
+
+  /** Forgets what holds on to the driver's memory: a collector knows nothing of it and may be long in coming. */
+  destroy(): void {
+    this.#bindGroups = new Map()
+    this.#olderBindGroups = new Map()
+  }
+
+  #makeBindGroup(
+    program: ReturnType<ProgramCache['get']>,
+    entries: GPUBindGroupEntry[],
+  ): GPUBindGroup {
     const { device, queue, watch } = this.#parts
-    if (this.#bindGroups.size >= MAX_BIND_GROUPS) this.#bindGroups.clear()
     entries.push({
       binding: entries.length,
       resource: { buffer: queue.uniformBuffer, size: program.uniformBytes },
@@ -215,7 +244,6 @@ export class Runner {
             : undefined,
         ),
     )
-    this.#bindGroups.set(key, bindGroup)
     return bindGroup
   }
 }

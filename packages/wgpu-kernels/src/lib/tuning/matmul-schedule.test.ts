@@ -21,7 +21,7 @@ const gpu: AdapterProfile = {
   subgroupMatrix: [],
   timestamps: false,
   refusedUnits: new Set(),
-  block: 'square',
+  block: '128x128',
   limits: {
     maxBindingBytes: 2 ** 27,
     maxBufferBytes: 2 ** 28,

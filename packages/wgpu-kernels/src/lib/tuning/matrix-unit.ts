@@ -39,15 +39,16 @@ export interface MatrixBlock {
   readonly tileN: number
 }
 
-const subgroupTile = { blockK: 32, tileM: 64, tileN: 64 } as const
-
 /**
- * Blocks of the dense unit. `square` is the default: the best of 150 schedules measured on one H100, where they differ by
- * little (docs/log.md). Which is best on another adapter, tuning finds out.
+ * Blocks of the dense unit, the default first: the best of 150 schedules with tiles of 64 × 64 measured on one H100, where those
+ * differ by little (docs/log.md). Loads, stores and fragments share one path to a multiprocessor's memory, so higher tiles
+ * move less for each product. Which is best on another adapter, tuning finds out.
  */
 export const matrixBlocks = {
-  square: { blockM: 128, blockN: 128, ...subgroupTile },
-  tall: { blockM: 256, blockN: 128, ...subgroupTile },
-  wide: { blockM: 128, blockN: 256, ...subgroupTile },
+  '128x128': { blockM: 128, blockN: 128, blockK: 32, tileM: 64, tileN: 64 },
+  '160x128': { blockM: 160, blockN: 128, blockK: 32, tileM: 80, tileN: 64 },
+  '192x128': { blockM: 192, blockN: 128, blockK: 16, tileM: 96, tileN: 64 },
+  '256x128': { blockM: 256, blockN: 128, blockK: 32, tileM: 64, tileN: 64 },
+  '128x256': { blockM: 128, blockN: 256, blockK: 32, tileM: 64, tileN: 64 },
 } as const satisfies Record<string, MatrixBlock>
 export type MatrixBlockName = keyof typeof matrixBlocks

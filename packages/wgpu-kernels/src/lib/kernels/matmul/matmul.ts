@@ -38,7 +38,7 @@ const widths = [1, 4] as const
 function matrixVariants(): MatmulVariant[] {
   const base = { a: 'f16', aWidth: 4, bWidth: 4, yWidth: 4, bias: 'none', sideWidth: 0 } as const
   const dense = { unit: 'subgroup-matrix', K: 5120, lda: 5120, ldb: 5120 } as const
-  const { square, ...others } = matrixBlocks
+  const { '128x128': usual, ...others } = matrixBlocks
   const thin = { unit: 'thin', K: 5120, lda: 5120, ldb: 5120 } as const
   const ranks = [16, 64] as const
   return [
@@ -52,7 +52,7 @@ function matrixVariants(): MatmulVariant[] {
             y,
             bias,
             sideWidth,
-            schedule: { ...dense, ...square },
+            schedule: { ...dense, ...usual },
           })),
         ),
       ),

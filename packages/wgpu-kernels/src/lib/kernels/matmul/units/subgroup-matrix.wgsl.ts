@@ -46,8 +46,11 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const rowsA = size / vectorsK
   const rowsB = layout === 'nt' ? rowsA : size / vectorsN
 
-  // Neighbouring quads take rows four apart: rows of 80 bytes then fall into different halves of the banks.
-  const rowOfA = '(quad & 1u) * 4u + ((quad >> 1u) & 3u) + (quad >> 3u) * 8u'
+  // Eight neighbours that store together take rows that fall into different banks: of 80 bytes four apart, of 48 two.
+  const rowOfA =
+    vectorsK === 2
+      ? '(quad & 3u) * 2u + ((quad >> 2u) & 1u) + (quad >> 3u) * 8u'
+      : '(quad & 1u) * 4u + ((quad >> 1u) & 3u) + (quad >> 3u) * 8u'
   const addressB = (i: number): string =>
     layout === 'nt'
       ? `let b_at${i} = b0 / 8u + min(n0 + row_a + ${i * rowsB}u, u.N - 1u) * ${ldb / 8}u + column_a;`
