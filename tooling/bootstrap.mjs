@@ -1,4 +1,4 @@
-// Sets up all that a fresh clone needs, then does what was asked: `node tooling/bootstrap.mjs <demo|test|golden|setup>`.
+// Sets up all that a fresh clone needs, then does what was asked: `node tooling/bootstrap.mjs <demo|test|golden|experiments|setup>`.
 // It has no dependencies, because it is what installs them. Each step leaves a stamp under .kinora/, so a second run only
 // looks at the stamps. `KINORA_SETUP=skip` leaves out the set-up altogether.
 
@@ -12,7 +12,13 @@ import { runInherited } from './bootstrap/run-command.mjs'
 import { SetupError, formatSeconds, say } from './bootstrap/say.mjs'
 import { root, holdSetup, writeJson, environmentFile } from './bootstrap/state.mjs'
 
-const commands = { demo: runDemo, test: runTests, golden: runGolden, setup: () => 0 }
+const commands = {
+  demo: runDemo,
+  test: runTests,
+  golden: runGolden,
+  experiments: runExperiments,
+  setup: () => 0,
+}
 
 const [command, ...args] = process.argv.slice(2)
 if (!Object.hasOwn(commands, command ?? '')) {
@@ -107,6 +113,14 @@ async function runTests(args, env) {
 
 function runGolden(args, env) {
   return runVitest(['run', 'golden', '--disable-console-intercept', ...args], env)
+}
+
+function runExperiments(args, env) {
+  return runInherited(
+    process.execPath,
+    [join(root, 'tooling/experiments/run-experiments.mjs'), ...args],
+    env,
+  )
 }
 
 async function runVitest(args, env, report) {
