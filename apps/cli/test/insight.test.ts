@@ -2,8 +2,8 @@ import { copyFile, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/pro
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { goals, readMetrics, recipeMemories } from '@kinora/config-schema'
+import { basename, join } from 'node:path'
+import { goals, readBucketPlan, readMetrics, recipeMemories } from '@kinora/config-schema'
 import { openSafetensors } from '@kinora/safetensors'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { FakeHub } from '../../../packages/exporter/test/fake-hub.ts'
@@ -25,6 +25,7 @@ beforeAll(async () => {
   posted = []
   await makeClip(join(folder, 'clips/a.mp4'))
   await makeClip(join(folder, 'clips/b.mp4'))
+  await makeClip(join(folder, 'held/c.mp4'))
   await copyFile(join(tinyWan, 'eval/1.png'), join(folder, 'first.png'))
   const first = JSON.stringify(join(folder, 'first.png'))
   const hook = createServer((request, response) => {
@@ -58,7 +59,7 @@ beforeAll(async () => {
         samples:
           - {prompt: "[trigger], a square", ctrl_img: ${first}}
           - {prompt: "[trigger], a square", ctrl_img: ${first}, network_multiplier: 0, seed: 7}`,
-      kinora: ', webhook: {url: "${HOOK_URL}", every: 2}',
+      kinora: `, webhook: {url: "\${HOOK_URL}", every: 2}, validation: {folder: ${JSON.stringify(join(folder, 'held'))}, every: 2, bands: 2}`,
     }),
   )
   trained = await runKinora(['train', join(folder, 'job.yaml'), '--json', ...cpu], {
@@ -94,6 +95,22 @@ describe('kinora train', () => {
     expect(previews.map(({ step }) => step)).toEqual([0, 2, 4])
   })
 
+  it('measures the clips of a folder that no step trains on', async () => {
+    const validations = (await metricsOf()).filter((entry) => entry.type === 'validation')
+    expect(validations.map(({ step }) => step)).toEqual([0, 2, 4])
+    for (const { experts } of validations) {
+      expect(experts.high!.bands).toHaveLength(2)
+      expect(experts.low!.loss).toBeGreaterThan(0)
+    }
+    const planned = async (name: string) =>
+      readBucketPlan(await readFile(join(run, name), 'utf8'), { fileName: name }).buckets.flatMap(
+        ({ items }) => items.map(({ clip }) => basename(clip)),
+      )
+    expect(await planned('bucket-plan.json')).toEqual(['a.mp4', 'b.mp4'])
+    expect(await planned('validation-plan.json')).toEqual(['c.mp4'])
+    expect(await readdir(join(run, 'best'))).toHaveLength(2)
+  })
+
   it('makes previews with the LoRA at the strength asked for, at the same seed', async () => {
     const [, , last] = (await metricsOf()).filter((entry) => entry.type === 'preview')
     const [at1, at0] = last!.files!
@@ -110,9 +127,12 @@ describe('kinora train', () => {
     expect(posted.map(({ entry: { type, step } }) => `${type} ${step}`)).toEqual([
       'run 0',
       'preview 0',
+      'validation 0',
       'step 1',
+      'validation 2',
       'preview 2',
       'step 3',
+      'validation 4',
       'save 4',
       'preview 4',
     ])

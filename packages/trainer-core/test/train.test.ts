@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { appendFile, cp, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
-import { readMetrics } from '@kinora/config-schema'
+import { readMetrics, type BucketPlan } from '@kinora/config-schema'
 import { readLora } from '@kinora/lora-files'
 import { writeImage } from '@kinora/media'
 import { openSafetensors } from '@kinora/safetensors'
@@ -445,6 +445,40 @@ describe('train', () => {
       { device },
     )
     expect(again.step).toBe(6)
+  })
+
+  it('takes held-out clips from a folder by the plan beside its own', async () => {
+    const plan = JSON.parse(await readFile(run.plan, 'utf8')) as BucketPlan
+    const [bucket] = plan.buckets
+    const planOf = (takes: readonly string[]): string => {
+      const items = bucket!.items.filter(({ clip }) => takes.includes(clip))
+      return JSON.stringify({ ...plan, buckets: [{ ...bucket, items }] })
+    }
+    const overrides = {
+      train: { steps: 2, switch_boundary_every: 1 },
+      kinora: { validation: { folder: 'held-out', bands: 1 } },
+    }
+    const options = optionsOf('a', overrides)
+    await writeFile(run.plan, planOf(['take-1.mp4', 'take-2.mp4']))
+    await expect(cacheDataset(options, { device })).rejects.toMatchObject({
+      code: 'TRAINER_NO_VALIDATION_PLAN',
+    })
+    await writeFile(join(run.folder, 'validation-plan.json'), planOf(['take-3.mp4']))
+    const { latents } = await cacheDataset(options, { device })
+    expect(latents).toEqual({ found: 3, made: 0 })
+    await train(options, { device })
+    const measured = async (out: string) =>
+      readMetrics(await readFile(join(run.folder, out, 'metrics.jsonl'), 'utf8'), {
+        fileName: 'metrics',
+      }).filter((entry) => entry.type === 'validation')
+    const validations = await measured('a')
+    expect(validations.map(({ step }) => step)).toEqual([0, 2])
+    // Another clip held out has another loss, from the very beginning.
+    await writeFile(run.plan, planOf(['take-1.mp4', 'take-3.mp4']))
+    await writeFile(join(run.folder, 'validation-plan.json'), planOf(['take-2.mp4']))
+    await train(optionsOf('b', overrides), { device })
+    const [before] = await measured('b')
+    expect(before!.experts.low!.loss).not.toBe(validations[0]!.experts.low!.loss)
   })
 
   it('writes both experts in one file where asked', async () => {

@@ -43,6 +43,29 @@ export function planOptions(job: TrainJob, out: string): PlanBucketsOptions {
   }
 }
 
+/**
+ * What bucketer is asked for the clips of `kinora.validation.folder`: sizes, frames and captions of the first set that is no
+ * regularisation, each clip once. Undefined where the job has no such folder.
+ */
+export function validationPlanOptions(
+  job: TrainJob,
+  out: string,
+): { options: PlanBucketsOptions; dataset: number } | undefined {
+  const { datasets, kinora } = job.config.process[0]
+  const { folder } = kinora.validation
+  if (folder === null) return undefined
+  const dataset = datasets.findIndex(({ is_reg }) => !is_reg)
+  const options = planOptions(job, out)
+  const like = options.datasets![dataset] as DatasetOptions
+  return {
+    dataset,
+    options: {
+      ...options,
+      datasets: [{ ...like, source: folder, repeats: 1, weight: 1, flipX: false, flipY: false }],
+    },
+  }
+}
+
 /** Area budgets, or with square_crop the one square. */
 function sizesOf({
   resolution,

@@ -14,7 +14,7 @@ import {
   rememberProbes,
 } from '../preflight/job-facts.ts'
 import { kinoraErrors } from './errors.ts'
-import { planOptions } from './plan-job.ts'
+import { planOptions, validationPlanOptions } from './plan-job.ts'
 import { jobWarnings, type JobFile } from './read-job.ts'
 
 /** Where a job's files lie. */
@@ -108,6 +108,7 @@ export async function* planJobIter(
     signal,
     probe: rememberProbes(probes),
   })
+  yield* planValidationIter(job, signal)
   const datasets = await datasetFacts(job, plan, planFile, probes)
   yield* reportFindings(file, newFindings(preflight(job, { plan, datasets }), preflight(job)))
   const unreadable = plan.skipped
@@ -118,6 +119,26 @@ export async function* planJobIter(
     throw kinoraErrors.TOO_MANY_SKIPPED(unreadable.length, max_skipped)
   }
   return unreadable
+}
+
+/** Plans the clips of `kinora.validation.folder`, into validation-plan.json beside the job's plan. */
+async function* planValidationIter(
+  job: TrainJob,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<StageEvent, void> {
+  const file = join(jobFolders(job).out, 'validation-plan.json')
+  const wanted = validationPlanOptions(job, file)
+  if (!wanted) return
+  const { plan } = yield* planBucketsIter(wanted.options, {
+    signal,
+    probe: rememberProbes(new Map()),
+  })
+  // A sample's captions are read as its set in the job says.
+  const buckets = plan.buckets.map((bucket) => ({
+    ...bucket,
+    items: bucket.items.map((item) => ({ ...item, dataset: wanted.dataset })),
+  }))
+  await writeFileAtomic(file, `${JSON.stringify({ ...plan, buckets }, null, 2)}\n`)
 }
 
 /** What is said at the end of a run that left clips out. */

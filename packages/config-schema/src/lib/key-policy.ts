@@ -52,7 +52,6 @@ function values(
 const off = [false] as const
 const zero = [0, false] as const
 const one = [1] as const
-const empty = ['', false] as const
 
 const otherArchitecture =
   'It belongs to another architecture; Wan 2.2 I2V has nothing for it to act on.'
@@ -335,10 +334,6 @@ export const keyRules: readonly KeyRule[] = [
   ]),
   ...rows('logging', 'refused', [
     ['use_wandb', 'Kinora reports to no service; log_dir writes TensorBoard scalars.', off],
-  ]),
-
-  ...rows('kinora.validation', 'later', [
-    ['folder', 'A folder of held-out clips is not planned yet; fraction holds out a share.', empty],
   ]),
 ]
 

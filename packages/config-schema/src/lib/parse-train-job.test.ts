@@ -442,7 +442,6 @@ describe('bad input', () => {
     [{ process: 'sample: {prompts: [a boat --gr 5]}' }, 'BAD_VALUE', 6, 26, /--gr/],
     [{ process: 'sample: {samples: [{ctrl_img: a.png}]}' }, 'MISSING_KEY', 6, 26, /lacks "prompt"/],
     [{ process: 'kinora: {boundary: 875}' }, 'BAD_VALUE', 6, 26, /below 1/],
-    [{ process: 'kinora: {validation: {folder: held}}' }, 'NOT_YET', 6, 29, /held-out/],
     [{ train: 'lr: ${LR}' }, 'UNSET_VARIABLE', 12, 13, /LR.*environment/],
     [{ train: 'lr: 1\nlr: 2' }, 'SYNTAX', 13, 9, /unique/],
     [{ train: 'lr: [1' }, 'SYNTAX', 13, 1, /./],

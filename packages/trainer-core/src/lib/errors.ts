@@ -45,7 +45,7 @@ export const trainerErrors = defineErrors('TRAINER', {
   },
   NO_VALIDATION_PLAN: {
     message: (folder: string) => `The clips of ${folder}, kept for validation, have no plan.`,
-    fix: 'Plan and cache them as the others and pass the plan, or set kinora.validation.fraction instead.',
+    fix: 'kinora plan writes validation-plan.json beside the job’s plan; or set kinora.validation.fraction instead.',
   },
   NO_SAMPLES: {
     message: (file: string) => `${file} leaves nothing to train on.`,

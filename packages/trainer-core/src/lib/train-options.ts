@@ -11,7 +11,7 @@ export interface TrainOptions {
   job: TrainJob
   /** The bucket-plan.json that was cached. */
   plan: string
-  /** Plan of the clips of `kinora.validation.folder`, cached in the same folder. */
+  /** Plan of the clips of `kinora.validation.folder`, cached in the same folder; validation-plan.json beside `plan` unless given. */
   validationPlan?: string | undefined
   /** Folder of `cacheDataset`'s entries. */
   cacheDir: string

@@ -13,7 +13,7 @@ import {
 import { trainerErrors } from '../errors.ts'
 import { promptsOf, readDataset, type Sample } from '../data/dataset.ts'
 import { readMaskCells } from '../data/loss-masks.ts'
-import { textEncoderScheme, textFingerprint } from '../data/training-data.ts'
+import { readValidationDataset, textEncoderScheme, textFingerprint } from '../data/training-data.ts'
 import {
   CacheFolder,
   latentsKey,
@@ -29,6 +29,8 @@ export interface CacheDatasetOptions {
   job: TrainJob
   /** The bucket-plan.json that says which frames of which clips, at which size. */
   plan: string
+  /** Plan of the clips of `kinora.validation.folder`; validation-plan.json beside `plan` unless given. */
+  validationPlan?: string | undefined
   /** Folder that receives the entries. */
   cacheDir: string
 }
@@ -55,15 +57,18 @@ const textsPerBatch = 256
  * prompt that may be drawn. The VAE and the text encoder are on the device only while something misses, one after the other.
  */
 export async function* cacheDatasetIter(
-  { job, plan, cacheDir }: CacheDatasetOptions,
+  { job, plan, validationPlan, cacheDir }: CacheDatasetOptions,
   { device, signal }: CacheDatasetContext,
 ): AsyncGenerator<StageEvent, CacheDatasetResult> {
   const process = job.config.process[0]
   const checkpoint = await openCheckpoint(process.model.name_or_path, { signal })
   const dataset = await readDataset(plan, job, signal)
+  const heldOut = await readValidationDataset({ job, plan, validationPlan }, signal)
+  const samples = [...dataset.samples, ...(heldOut?.samples ?? [])]
+  const clipHashes = new Map([...dataset.clipHashes, ...(heldOut?.clipHashes ?? [])])
   const cache = new CacheFolder(cacheDir)
 
-  const latents = yield* cacheLatents(dataset.samples, dataset.clipHashes, {
+  const latents = yield* cacheLatents(samples, clipHashes, {
     checkpoint,
     cache,
     device,
@@ -72,10 +77,10 @@ export async function* cacheDatasetIter(
   })
   const unreadable = new Set(latents.skipped.map(({ clip }) => clip))
   const masks = yield* cacheMasks(
-    dataset.samples.filter(({ clip }) => !unreadable.has(clip)),
+    samples.filter(({ clip }) => !unreadable.has(clip)),
     { cache, signal },
   )
-  const texts = yield* cacheTexts(promptsOf(dataset.samples, job), job, {
+  const texts = yield* cacheTexts(promptsOf(samples, job), job, {
     checkpoint,
     cache,
     device,

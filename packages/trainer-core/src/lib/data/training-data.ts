@@ -1,3 +1,5 @@
+import { access } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import type { BucketPlan, TrainJob, TrainProcess } from '@kinora/config-schema'
 import type { QuantizeScheme, WanCheckpoint } from '@kinora/wan'
 import { CacheFolder, latentsKey, maskKey, textKey } from '../cache/cache-entries.ts'
@@ -43,14 +45,12 @@ export async function openTrainingData(
   const skipped = [...found.skipped]
   const { validation } = job.config.process[0].kinora
   let { samples, heldOut } = holdOut(found.samples, dataset, validation)
-  if (validationPlan !== undefined) {
-    const other = await readDataset(validationPlan, job, signal)
+  const other = await readValidationDataset({ job, plan, validationPlan }, signal)
+  if (other) {
     for (const [clip, hash] of other.clipHashes) clipHashes.set(clip, hash)
     const others = await cachedSamples(other, cache, keys)
     heldOut = others.samples
     skipped.push(...others.skipped)
-  } else if (validation.folder !== null) {
-    throw trainerErrors.NO_VALIDATION_PLAN(validation.folder)
   }
   for (const sample of [...samples, ...heldOut]) {
     if (!sample.mask || (await cache.has('masks', maskKey(sample, sample.mask)))) continue
@@ -92,6 +92,23 @@ export async function openTrainingData(
     heldOut,
     skipped,
   }
+}
+
+/** The clips of `kinora.validation.folder`, by their own plan; undefined where the job has none. */
+export async function readValidationDataset(
+  { job, plan, validationPlan }: Pick<TrainOptions, 'job' | 'plan' | 'validationPlan'>,
+  signal: AbortSignal | undefined,
+): Promise<Dataset | undefined> {
+  const { folder } = job.config.process[0].kinora.validation
+  if (validationPlan !== undefined) return readDataset(validationPlan, job, signal)
+  if (folder === null) return undefined
+  const beside = join(dirname(plan), 'validation-plan.json')
+  const isThere = await access(beside).then(
+    () => true,
+    () => false,
+  )
+  if (!isThere) throw trainerErrors.NO_VALIDATION_PLAN(folder)
+  return readDataset(beside, job, signal)
 }
 
 /** Keeps a share of the clips, every sample of each, out of training; which ones is a matter of their bytes and the seed. */
