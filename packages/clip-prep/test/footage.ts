@@ -22,10 +22,11 @@ function textureOf(seed: number): Uint8Array {
   if (known) return known
   const { height } = frameSize
   const data = new Uint8Array(textureWidth * height * 3)
-  const colours = [0, 1, 2].map((channel) => [
-    40 + 180 * lattice(seed, channel, 1),
-    40 + 180 * lattice(seed, channel, 2),
-  ])
+  // Dark and bright of each channel. Blue may run against the others: what differs in colour alone is not tracked.
+  const colours = [0, 1, 2].map((channel) => {
+    const pair = [30 + 60 * lattice(seed, channel, 1), 150 + 75 * lattice(seed, channel, 2)]
+    return channel === 2 && lattice(seed, channel, 3) > 0.5 ? pair.toReversed() : pair
+  })
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < textureWidth; x++) {
       const value = 0.6 * noise(x / 14, y / 14, seed) + 0.4 * noise(x / 5, y / 5, seed + 50)

@@ -143,7 +143,8 @@ export function classifyMotion(steps: readonly MotionStep[]): ClipMotion | null 
       growth: speed(Math.max(Math.abs(net.zoom), Math.abs(net.expansion))) * typicalRadius,
     },
   })
-  const round = (value: number, digits = 4) => Math.round(value * 10 ** digits) / 10 ** digits
+  // Adding 0 makes −0, which JSON does not keep, a 0.
+  const round = (value: number, digits = 4) => Math.round(value * 10 ** digits) / 10 ** digits + 0
   return {
     camera,
     confidence: round(confidence, 2),

@@ -235,7 +235,15 @@ function findDissolves(
     const firstFrame = firstAtOrAfter(time, start)
     const lastFrame = Math.max(firstFrame, firstAtOrAfter(time, end) - 1)
     if (firstFrame === 0 || lastFrame >= time.length - 1) continue
-    found.push({ kind: 'dissolve', start, end, firstFrame, lastFrame, score: window.score })
+    found.push({
+      kind: 'dissolve',
+      // At frames, as shots are: margins are dropped where a shot meets a transition.
+      start: time[firstFrame]!,
+      end: time[lastFrame + 1]!,
+      firstFrame,
+      lastFrame,
+      score: window.score,
+    })
   }
   return found
 }

@@ -108,9 +108,13 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
     })
 
   const list = detectShots(analysis, settings)
-  for (const transition of list.transitions) {
-    if (transition.kind !== 'cut')
-      drop('transition', transition.start, transition.end, `A ${transition.kind}.`)
+  const last = analysis.frames.time.length - 1
+  for (const { kind, start, end, firstFrame, lastFrame } of list.transitions) {
+    if (kind === 'cut') continue
+    // Before the first picture and after the last one it leads nowhere.
+    if (kind === 'fade' && (firstFrame === 0 || lastFrame >= last))
+      drop('blank', start, end, 'One colour, or too little contrast to see anything.')
+    else drop('transition', start, end, `A ${kind}.`)
   }
   for (const shot of list.shots) {
     const range = withMargins(shot, list, settings.cutMargin)
