@@ -19,7 +19,17 @@ export {
   type MemoryPlan,
   type MemoryPlanOptions,
 } from './lib/memory/plan-training-memory.ts'
+export { estimateTraining, type TrainingEstimate } from './lib/estimate/estimate-training.ts'
+export { describeRemedy, refuseTooLarge } from './lib/estimate/tell-estimate.ts'
 export {
+  checkpointShape,
+  saidMemory,
+  trainingSetup,
+  type CheckpointShape,
+} from './lib/estimate/training-setup.ts'
+export { computeDtype } from './lib/step-settings.ts'
+export {
+  describePlan,
   leanPlan,
   richerPlans,
   runOptions,

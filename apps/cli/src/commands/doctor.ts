@@ -6,7 +6,7 @@ import { parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
 import { hasCodeAndFix, type BinCommand } from '@kinora/stage/bin'
 import { z } from 'zod'
 import { kinoraErrors } from '../lib/errors.ts'
-import { backendOptions, openBackendIter } from '../lib/open-backend.ts'
+import { backendOptions, openBackendIter, vramOption } from '../lib/open-backend.ts'
 import { readJob } from '../lib/read-job.ts'
 import { examineJobIter, type JobExamination } from '../preflight/examine-job.ts'
 
@@ -16,13 +16,7 @@ const doctorOptions = z.strictObject({
     .min(1)
     .optional()
     .describe('Job file: look at it and its clips instead of the machine.'),
-  vram: z
-    .number()
-    .positive()
-    .optional()
-    .describe(
-      'Memory of the device in GB, which WebGPU does not tell; with it rules of memory speak.',
-    ),
+  vram: vramOption,
   ...backendOptions,
   folder: z.string().min(1).default('.').describe('Folder whose disk is looked at.'),
 })
@@ -71,7 +65,7 @@ async function* examineIter(
   vram: number | undefined,
   context: RunContext,
 ): AsyncGenerator<StageEvent, JobExamination> {
-  const device = vram === undefined ? undefined : { memoryBytes: vram * 1e9, hasF16: true }
+  const device = vram === undefined ? undefined : { memoryBytes: vram * 2 ** 30, hasF16: true }
   const examination = yield* examineJobIter(await readJob(file), device, context)
   const { findings } = examination
   for (const finding of findings) yield { type: 'finding', ...finding }

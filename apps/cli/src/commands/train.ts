@@ -7,7 +7,8 @@ import { exportRunIter } from '../export/export-run.ts'
 import { openOutlets, watchRun } from '../metrics/open-outlets.ts'
 import { readRun } from '../metrics/read-run.ts'
 import { makePreview } from '../lib/make-preview.ts'
-import { backendOptions, openBackendIter } from '../lib/open-backend.ts'
+import { backendOptions, openBackendIter, vramOption } from '../lib/open-backend.ts'
+import { refuseJobThatWillNotFit } from '../plan/estimate-job.ts'
 import { readJob } from '../lib/read-job.ts'
 import { cacheJobIter, checkJobIter, jobFolders, planJobIter, tellSkipped } from '../lib/run-job.ts'
 
@@ -20,6 +21,7 @@ const trainOptions = z.strictObject({
     .describe(
       'Where to go on: the newest state, the one validation liked best, a saved step, or never: begin anew.',
     ),
+  vram: vramOption,
   ...backendOptions,
 })
 
@@ -32,19 +34,27 @@ export const trainCommand: BinCommand = {
     options: z.input<typeof trainOptions>,
     { signal }: RunContext,
   ): AsyncGenerator<StageEvent, TrainResult> {
-    const { job: file, name, resume, ...backend } = parseOptions('KINORA', trainOptions, options)
+    const {
+      job: file,
+      name,
+      resume,
+      vram,
+      ...backend
+    } = parseOptions('KINORA', trainOptions, options)
     const jobFile = await readJob(file, name)
     const { job } = jobFile
     yield* checkJobIter(jobFile, { signal })
     const device = yield* openBackendIter(backend)
     try {
       const unreadable = yield* planJobIter(jobFile, { signal })
+      const memoryBytes = vram === undefined ? undefined : 2 ** 30 * vram
+      await refuseJobThatWillNotFit(job, device, { memoryBytes, signal })
       const { skipped } = yield* cacheJobIter(jobFile, { device, signal })
       const { out, plan, cacheDir } = jobFolders(job)
       const outlet = openOutlets(job)
       const result = yield* watchRun(
         trainIter(
-          { job, plan, cacheDir, out, resume },
+          { job, plan, cacheDir, out, resume, memoryBytes },
           { device, signal, preview: makePreview({ job, device, plan }), metrics: outlet },
         ),
         outlet,

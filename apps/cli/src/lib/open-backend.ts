@@ -26,6 +26,15 @@ export const backendOptions = {
     .describe("Part of an adapter's name, to choose among several."),
 }
 
+/** Of commands that ask whether a job fits. */
+export const vramOption = z
+  .number()
+  .positive()
+  .optional()
+  .describe(
+    'Memory of the device in GB as cards are sold (24 is 24 GiB), in place of kinora.vram_gb and of what the name of the adapter tells.',
+  )
+
 export interface BackendChoice {
   backend?: string | undefined
   adapter?: string | undefined

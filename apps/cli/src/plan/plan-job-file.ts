@@ -1,17 +1,23 @@
 import { planBucketsIter, type PlanBucketsOptions, type PlannedBuckets } from '@kinora/bucketer'
+import type { TrainJob } from '@kinora/config-schema'
 import { probe } from '@kinora/media'
 import type { RunContext, StageEvent } from '@kinora/stage'
-import { plannedTimesteps } from '@kinora/trainer-core'
+import { computeDtype, plannedTimesteps } from '@kinora/trainer-core'
 import { kinoraErrors } from '../lib/errors.ts'
 import { planOptions } from '../lib/plan-job.ts'
 import { jobWarnings, readJob } from '../lib/read-job.ts'
 import { jobFolders } from '../lib/run-job.ts'
 import { findCheckpointFacts } from '../preflight/job-facts.ts'
+import { openBackendIter, type BackendChoice } from '../lib/open-backend.ts'
+import { findSpeedIter } from './device-speed-file.ts'
+import { estimateJob, type JobEstimate } from './estimate-job.ts'
 import { binTimesteps, drawTimesteps, type TimestepBin } from './draw-timesteps.ts'
 
 /** A job's buckets, and the timesteps it will draw. */
 export interface PlannedJob extends PlannedBuckets {
   timesteps: { boundary: number; bins: TimestepBin[]; drawing: string }
+  /** Undefined where no clip is left to train on. */
+  estimate: JobEstimate | undefined
 }
 
 /** Of the I2V release; taken where the checkpoint is not at hand. */
@@ -29,6 +35,7 @@ export function isJobFile(source: string | undefined): source is string {
 export async function* planJobFileIter(
   file: string,
   options: Omit<PlanBucketsOptions, 'source'>,
+  device: BackendChoice & { vram?: number | undefined },
   { signal }: RunContext,
 ): AsyncGenerator<StageEvent, PlannedJob> {
   const { out, dryRun, ...others } = options
@@ -50,10 +57,31 @@ export async function* planJobFileIter(
   const timesteps = plannedTimesteps(job, boundary)
   return {
     ...planned,
+    estimate:
+      planned.plan.buckets.length === 0
+        ? undefined
+        : yield* estimateIter(job, planned, device, { signal }),
     timesteps: {
       boundary,
       bins: binTimesteps(timesteps),
       drawing: drawTimesteps(timesteps, boundary),
     },
+  }
+}
+
+/** Opens the device that would be trained on, to see what it is and how fast; nothing is loaded. */
+async function* estimateIter(
+  job: TrainJob,
+  { plan }: PlannedBuckets,
+  { vram, ...backend }: BackendChoice & { vram?: number | undefined },
+  { signal }: RunContext,
+): AsyncGenerator<StageEvent, JobEstimate> {
+  const device = yield* openBackendIter(backend)
+  try {
+    const speed = yield* findSpeedIter(device, computeDtype(job.config.process[0], device))
+    const memoryBytes = vram === undefined ? undefined : 2 ** 30 * vram
+    return await estimateJob(job, plan, device, { memoryBytes, speed, signal })
+  } finally {
+    device.destroy()
   }
 }

@@ -13,6 +13,8 @@ import { describeOps, type Call, type OutputGrad } from './rules.ts'
 // - A checkpointed block is run without remembering. On the way back it is run again, with remembering, but for two things:
 //   kept results are taken from where they were put, and ops whose result no gradient reads (the last linear of a block) are
 //   not run at all.
+// - A block may have parts that are checkpoints of their own. They count only on the way back: running the block again runs of a
+//   part no more than its result needs, and what its gradients need is made when their turn comes, and goes before the next part's.
 // - What a block keeps may wait in host memory. It comes back one block ahead, so that copies and work overlap.
 
 /** Where a walk back begins. `grad` has the tensor's shape and f32, or for a result of `ops.loss` a factor a batch item. */
@@ -80,10 +82,18 @@ interface Step {
   kept: readonly Tensor[] | undefined
 }
 
+/** Ops of a part that is a checkpoint inside a checkpointed block: first (inclusive) to last (exclusive). */
+interface Part {
+  start: number
+  end: number
+}
+
 /** How the second run of a checkpointed block goes: results that stand in for running an op, by op. */
 interface Replay {
   names: readonly string[]
   standIns: readonly (readonly Tensor[] | undefined)[]
+  /** Whether a stand-in is a result that was kept. */
+  isKept: readonly boolean[]
 }
 
 const isTensor = (grad: OutputGrad): grad is Tensor => 'shape' in grad
@@ -114,25 +124,33 @@ class RecordingTape implements Tape {
     this.ops = describeOps(device, (call) => this.#perform(call), {
       scope: (fn) => device.scope(fn),
       checkpoint: (fn, inputs, options = {}) =>
-        this.#checkpoints && !replay
+        this.#checkpoints
           ? this.#checkpoint(fn, inputs, options)
           : device.scope(() => fn(this.ops, ...inputs)),
     })
   }
 
   #perform(call: Call): readonly Tensor[] {
-    const index = this.#numCalls++
-    let outputs: readonly Tensor[] | undefined
-    if (this.#replay) {
-      const name = this.#replay.names[index]
-      if (name !== call.name) {
-        throw trainerErrors.CHECKPOINT_DIVERGED(index, name ?? 'nothing', call.name)
-      }
-      outputs = this.#replay.standIns[index]
-    }
-    outputs ??= call.run()
+    const { outputs } = this.#runOrReplay(call)
     this.#remember(call, outputs)
     return outputs
+  }
+
+  /** An op's results: of running it, or where the replay has some in its place, those. */
+  #runOrReplay(call: Call): { outputs: readonly Tensor[]; wasRun: boolean; wasKept: boolean } {
+    const index = this.#numCalls++
+    const replay = this.#replay
+    if (!replay) return { outputs: call.run(), wasRun: true, wasKept: false }
+    const name = replay.names[index]
+    if (name !== call.name) {
+      throw trainerErrors.CHECKPOINT_DIVERGED(index, name ?? 'nothing', call.name)
+    }
+    const standIns = replay.standIns[index]
+    return {
+      outputs: standIns ?? call.run(),
+      wasRun: standIns === undefined,
+      wasKept: replay.isKept[index]!,
+    }
   }
 
   /** False where no watched tensor reaches the op, so that nothing was remembered. */
@@ -153,11 +171,13 @@ class RecordingTape implements Tape {
   ): Tensor {
     const device = this.#device
     const steps: Step[] = []
+    const parts: Part[] = []
     const first: Ops = describeOps(
       device,
       (call) => {
-        const outputs = call.run()
-        const isKept = call.keepAs !== undefined && keep.includes(call.keepAs)
+        const { outputs, wasRun, wasKept } = this.#runOrReplay(call)
+        const isNamed = call.keepAs !== undefined && keep.includes(call.keepAs)
+        const isKept = wasKept || (wasRun && isNamed)
         if (isKept) for (const output of outputs) device.retain(output)
         steps.push({
           name: call.name,
@@ -170,7 +190,12 @@ class RecordingTape implements Tape {
       },
       {
         scope: (inner) => device.scope(inner),
-        checkpoint: (inner, innerInputs) => device.scope(() => inner(first, ...innerInputs)),
+        checkpoint: (inner, innerInputs) => {
+          const start = steps.length
+          const result = device.scope(() => inner(first, ...innerInputs))
+          parts.push({ start, end: steps.length })
+          return result
+        },
       },
     )
     const result = device.scope(() => fn(first, ...inputs))
@@ -213,7 +238,7 @@ class RecordingTape implements Tape {
             const second = new RecordingTape(
               device,
               { watch: wanted },
-              planReplay(steps, (tensor) => standIn.get(tensor) ?? tensor),
+              planReplay(steps, parts, (tensor) => standIn.get(tensor) ?? tensor),
             )
             again = second
             const output = device.scope(() =>
@@ -427,12 +452,28 @@ const reads = (call: Call): Tensor[] => [...call.inputs, ...call.constants]
 
 /**
  * What the second run of a block need not do: an op is run again only if a gradient, or an op that is run again, reads its
- * result.
+ * result. The gradients of a part read what goes into it.
  *
  * @param standIn where a kept tensor is now
  */
-function planReplay(steps: readonly Step[], standIn: (kept: Tensor) => Tensor): Replay {
-  const read = new Set(steps.flatMap((step) => step.saves))
+function planReplay(
+  steps: readonly Step[],
+  parts: readonly Part[],
+  standIn: (kept: Tensor) => Tensor,
+): Replay {
+  const read = new Set<Tensor>()
+  const ofParts = new Set<Step>()
+  for (const { start, end } of parts) {
+    const part = steps.slice(start, end)
+    const made = new Set(part.flatMap((step) => step.outputs))
+    for (const step of part) {
+      ofParts.add(step)
+      for (const tensor of step.reads) if (!made.has(tensor)) read.add(tensor)
+    }
+  }
+  for (const step of steps) {
+    if (!ofParts.has(step)) for (const tensor of step.saves) read.add(tensor)
+  }
   const standIns: (readonly Tensor[] | undefined)[] = steps.map(() => undefined)
   for (let i = steps.length - 1; i >= 0; i--) {
     const step = steps[i]!
@@ -442,5 +483,9 @@ function planReplay(steps: readonly Step[], standIn: (kept: Tensor) => Tensor): 
     } else
       standIns[i] = step.outputs.map(({ shape, dtype }) => ({ shape, dtype, handle: undefined }))
   }
-  return { names: steps.map((step) => step.name), standIns }
+  return {
+    names: steps.map((step) => step.name),
+    standIns,
+    isKept: steps.map((step) => step.kept !== undefined),
+  }
 }

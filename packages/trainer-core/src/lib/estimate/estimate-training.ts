@@ -54,23 +54,24 @@ export async function estimateTraining(
 ): Promise<TrainingEstimate> {
   const estimate = await estimateSetup(setup, device)
   if (estimate.fits !== false) return estimate
-  return {
-    ...estimate,
-    remedies: await findRemedies(setup, (other) => estimateSetup(other, device)),
-  }
+  const remedies = await findRemedies(setup, (other) => estimateSetup(other, device, true))
+  return { ...estimate, remedies }
 }
 
 /** The estimate alone. */
 async function estimateSetup(
   setup: TrainingSetup,
   { memoryBytes, speed, overhead }: TrainingDevice,
+  leanOnly = false,
 ): Promise<TrainingEstimate> {
   const batchesOf = ({ numSamples, batchSize }: BucketSize): number =>
     Math.ceil(numSamples / batchSize)
   const numBatches = setup.buckets.reduce((sum, bucket) => sum + batchesOf(bucket), 0)
   const buckets: BucketEstimate[] = []
   for (const bucket of setup.buckets) {
-    const choice = await choosePlan(memoryOptions(setup, bucket, overhead), memoryBytes)
+    const choice = await choosePlan(memoryOptions(setup, bucket, overhead), memoryBytes, {
+      leanOnly,
+    })
     const { width, height, numFrames } = bucket
     buckets.push({
       ...choice,

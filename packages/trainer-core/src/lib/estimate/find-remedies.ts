@@ -13,6 +13,8 @@ export interface Remedy {
 /** One setting that takes less of the device. */
 interface Measure {
   change: string
+  /** Measures of one kind exclude each other; the milder come first. */
+  kind: string
   apply: (setup: TrainingSetup) => TrainingSetup
   /** What it costs beside time, as a factor of time: accuracy, or what is trained on. */
   price: number
@@ -21,76 +23,64 @@ interface Measure {
 /** Whatever of this the job does not do already. */
 function measuresFor(setup: TrainingSetup): Measure[] {
   const measures: Measure[] = []
-  const add = (
-    when: boolean,
+  const set = (
     change: string,
+    kind: string,
     price: number,
     other: Partial<TrainingSetup>,
   ): void => {
-    if (when) measures.push({ change, price, apply: (before) => ({ ...before, ...other }) })
+    measures.push({ change, kind, price, apply: (before) => ({ ...before, ...other }) })
   }
-  add(!setup.checkpoint, 'train.gradient_checkpointing: true', 1, { checkpoint: true })
-  add(setup.numTrained === 2 && !setup.lowVram, 'model.low_vram: true', 1, { lowVram: true })
-  add(
-    setup.optimizer !== 'adamw8bit' && setup.optimizer.startsWith('adam'),
-    'train.optimizer: adamw8bit',
-    1.01,
-    {
-      optimizer: 'adamw8bit',
-    },
-  )
-  add(setup.quantize === undefined, 'model.quantize: true, model.qtype: qfloat8', 1.03, {
-    quantize: 'qfloat8',
-  })
-  add(setup.quantize !== 'uint4', 'model.quantize: true, model.qtype: uint4', 1.15, {
-    quantize: 'uint4',
-  })
-  add(setup.streamedShare < 1 && setup.checkpoint, 'model.layer_offloading: true', 1.02, {
-    streamedShare: 1,
-  })
-  add(
-    setup.numTrained === 2,
-    'model.model_kwargs.train_low_noise: false (one expert at a time)',
-    1.6,
-    {
-      numTrained: 1,
-    },
-  )
-  if (setup.rank > 8) {
-    const rank = Math.max(8, setup.rank / 2)
-    add(true, `network.linear: ${rank}`, 1.3, { rank })
-  }
-  const largestBatch = Math.max(...setup.buckets.map(({ batchSize }) => batchSize))
-  const addToBuckets = (
-    when: boolean,
+  const setBuckets = (
     change: string,
+    kind: string,
     price: number,
     other: (bucket: BucketSize) => BucketSize,
   ): void => {
-    if (!when) return
     const apply = (before: TrainingSetup): TrainingSetup => ({
       ...before,
       buckets: before.buckets.map(other),
     })
-    measures.push({ change, price, apply })
+    measures.push({ change, kind, price, apply })
   }
-  addToBuckets(largestBatch > 1, 'train.batch_size: 1', 1.05, (bucket) => ({
-    ...bucket,
-    batchSize: 1,
-  }))
-  const longest = Math.max(...setup.buckets.map(({ numFrames }) => numFrames))
-  const frames = [81, 65, 49, 41, 33].find((count) => count < longest)
-  addToBuckets(frames !== undefined, `datasets: num_frames: ${frames}`, 2, (bucket) => ({
-    ...bucket,
-    numFrames: Math.min(bucket.numFrames, frames ?? bucket.numFrames),
-  }))
-  const largestSide = Math.max(
-    ...setup.buckets.map(({ width, height }) => Math.round(Math.sqrt(width * height) / 64) * 64),
-  )
-  const side = [768, 640, 512, 384, 256].find((each) => each < largestSide)
-  addToBuckets(side !== undefined, `datasets: resolution: [${side}]`, 2.2, (bucket) =>
-    scaled(bucket, side ?? largestSide),
-  )
+  const { checkpoint, numTrained, lowVram, optimizer, quantize, streamedShare, rank, buckets } =
+    setup
+  if (!checkpoint) {
+    set('train.gradient_checkpointing: true', 'checkpointing', 1, { checkpoint: true })
+  }
+  if (numTrained === 2 && !lowVram) set('model.low_vram: true', 'experts', 1, { lowVram: true })
+  if (['adamw', 'schedule_free_adamw'].includes(optimizer)) {
+    set('train.optimizer: adamw8bit', 'optimiser', 1.01, { optimizer: 'adamw8bit' })
+  }
+  if (quantize === undefined) {
+    set('model.quantize: true, model.qtype: qfloat8', 'packing', 1.03, { quantize: 'qfloat8' })
+  }
+  if (quantize !== 'uint4') {
+    set('model.quantize: true, model.qtype: uint4', 'packing', 1.15, { quantize: 'uint4' })
+  }
+  if (streamedShare < 1 && checkpoint) {
+    set('model.layer_offloading: true', 'offloading', 1.02, { streamedShare: 1 })
+  }
+  if (rank > 8) {
+    const half = Math.max(8, rank / 2)
+    set(`network.linear: ${half}`, 'rank', 1.3, { rank: half })
+  }
+  if (buckets.some(({ batchSize }) => batchSize > 1)) {
+    setBuckets('train.batch_size: 1', 'batch', 1.05, (bucket) => ({ ...bucket, batchSize: 1 }))
+  }
+  const longest = Math.max(...buckets.map(({ numFrames }) => numFrames))
+  for (const frames of [65, 49, 41, 33, 25, 17].filter((count) => count < longest)) {
+    setBuckets(`datasets: num_frames: ${frames}`, 'frames', (2 * longest) / frames, (bucket) => ({
+      ...bucket,
+      numFrames: Math.min(bucket.numFrames, frames),
+    }))
+  }
+  const largest = Math.max(...buckets.map(({ width, height }) => Math.sqrt(width * height)))
+  for (const side of [1024, 768, 640, 512, 384, 256].filter((each) => each < 0.95 * largest)) {
+    setBuckets(`datasets: resolution: [${side}]`, 'size', (2.2 * largest) / side, (bucket) =>
+      scaled(bucket, side),
+    )
+  }
   return measures
 }
 
@@ -111,18 +101,21 @@ export async function findRemedies(
 ): Promise<Remedy[]> {
   const measures = measuresFor(setup)
   // Many combinations are tried, with the size that takes most; those that are told are estimated whole.
-  const before = await estimate(setup)
-  const alone = { ...setup, buckets: [before.largest.bucket] }
+  const { largest } = await estimate(setup)
+  const alone = { ...setup, buckets: [largest.bucket] }
+  const now = await estimate(alone)
   const found: { cost: number; parts: readonly Measure[] }[] = []
   for (const size of [1, 2, 3]) {
     for (const parts of combinations(measures, size)) {
-      // More of what suffices already is no cheaper; two schemes of packing exclude each other.
-      if (found.some((other) => other.parts.every((part) => parts.includes(part)))) continue
-      if (parts.filter(({ change }) => change.includes('qtype')).length > 1) continue
+      if (new Set(parts.map(({ kind }) => kind)).size < parts.length) continue
+      // What suffices already needs no more beside it, and nothing stronger of its kind.
+      if (found.some((other) => isWithin(other.parts, parts, measures))) continue
       const { fits, secondsPerStep } = await estimate(applied(parts, alone))
       if (fits !== true) continue
       const price = parts.reduce((product, part) => product * part.price, 1)
-      found.push({ parts, cost: price * (secondsPerStep ?? 1) })
+      // Time won by training on less is no gain.
+      const slower = Math.max(1, (secondsPerStep ?? 1) / (now.secondsPerStep ?? 1))
+      found.push({ parts, cost: price * slower })
     }
     if (found.length >= 3) break
   }
@@ -139,6 +132,19 @@ export async function findRemedies(
 
 const applied = (parts: readonly Measure[], setup: TrainingSetup): TrainingSetup =>
   parts.reduce((before, { apply }) => apply(before), setup)
+
+/** Whether each of these measures, or a stronger one of its kind, is among those. */
+function isWithin(
+  these: readonly Measure[],
+  those: readonly Measure[],
+  measures: readonly Measure[],
+): boolean {
+  return these.every((one) =>
+    those.some(
+      (other) => other.kind === one.kind && measures.indexOf(other) >= measures.indexOf(one),
+    ),
+  )
+}
 
 function* combinations<T>(items: readonly T[], size: number): Generator<T[]> {
   if (size === 0) yield []

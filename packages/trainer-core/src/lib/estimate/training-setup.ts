@@ -58,7 +58,7 @@ export async function checkpointShape(checkpoint: WanCheckpoint): Promise<Checkp
 
 /** Memory of the device that a job states, in bytes. */
 export function saidMemory({ kinora }: TrainProcess): number | undefined {
-  return kinora.vram_gb === null ? undefined : 1e9 * kinora.vram_gb
+  return kinora.vram_gb === null ? undefined : 2 ** 30 * kinora.vram_gb
 }
 
 export function trainingSetup(

@@ -21,10 +21,13 @@ export function usableBytes(memoryBytes: number): number {
  * Chooses what is kept of each block: as much as the device has room for. Where its memory is not known, the leanest plan. Only
  * where blocks are streamed does anything go to host memory: as little as needed, or, memory unknown, as large a share of what is
  * kept as of the weights.
+ *
+ * @param options.leanOnly looks only whether it fits, and keeps no more than it must
  */
 export async function choosePlan(
   options: Omit<MemoryPlanOptions, 'recompute'>,
   memoryBytes: number | undefined,
+  { leanOnly = false }: { leanOnly?: boolean | undefined } = {},
 ): Promise<PlanChoice> {
   const { compute, checkpoint, streamedShare = 0 } = options
   const { numLayers } = options.transformer
@@ -49,7 +52,7 @@ export async function choosePlan(
     fits: await fits(plan),
   })
   if (await fits(lean)) {
-    if (!checkpoint || streamedShare > 0) return choice(lean)
+    if (leanOnly || !checkpoint || streamedShare > 0) return choice(lean)
     return choice(await last(richerPlans(compute), fits))
   }
   if (streamedShare === 0 || !checkpoint) return choice(lean)

@@ -90,26 +90,26 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
   const more = await count({ ...options, recompute: plan }, most)
   const each = <T extends keyof Counts>(key: T): number => more[key] - few[key]
   const at = (key: keyof Counts): number => more[key] + (numLayers - most) * each(key)
-  const blockBytes = each('weightsBytes')
   const keptOfBlock = each('stepBytes')
   const slots = Math.min(2, numStreamed)
   const weightsBytes = at('weightsBytes') - numStreamed * more.streamedBytes
+  // With low memory the blocks' linears of the expert that waits are in host memory too; the rest of it stays.
+  const waiting = trainedExperts - residentExperts
   const host =
-    numStreamed * more.streamedBytes +
-    // With low memory the expert that waits is in host memory too.
-    (trainedExperts > residentExperts ? blockBytes * numLayers : 0)
-  // The last block goes back while all others wait; the first ones when they are back, two at a time, beside nearly all gradients.
-  const held = Math.max(
-    keptOfBlock * (numLayers - numAway),
-    numAway === 0
-      ? 0
-      : numAway === 1
-        ? keptOfBlock + more.gradBytes * (numLayers - 1)
-        : 2 * keptOfBlock + more.gradBytes * (numLayers - 2),
-  )
-  const stepBytes = at('stepBytes') - numLayers * keptOfBlock + held + slots * more.streamedBytes
+    trainedExperts * numStreamed * more.streamedBytes +
+    Math.max(0, waiting) * (numLayers - numStreamed) * more.streamedBytes
+  const waitingBytes = Math.max(0, waiting) * (at('weightsBytes') - numLayers * more.streamedBytes)
+  // The last block goes back while all others wait; those that are away when they are back, two at a time, beside nearly all
+  // gradients.
+  const away = numAway > 0 ? await count({ ...options, recompute: plan }, most, true) : undefined
+  const stepBytes =
+    Math.max(
+      at('stepBytes') - numAway * keptOfBlock,
+      away ? away.stepBytes + (numLayers - most) * more.gradBytes : 0,
+    ) +
+    slots * more.streamedBytes
   const result = {
-    weightsBytes: weightsBytes * residentExperts,
+    weightsBytes: weightsBytes * residentExperts + waitingBytes,
     loraBytes: at('loraBytes') * trainedExperts,
     stepBytes,
     keptBytes: keptOfBlock * (numLayers - numAway),
@@ -138,8 +138,37 @@ interface Counts extends DeviceWork {
   gradBytes: number
 }
 
-/** One real step of a network of so many blocks, all of it on the device. */
-async function count(
+/** Counts of late: a search for a plan asks for the same again and again. */
+const counted = new Map<string, Promise<Counts>>()
+const mostRemembered = 64
+
+function count(
+  options: MemoryPlanOptions & { recompute: RecomputePlan },
+  numLayers: number,
+  isAway = false,
+): Promise<Counts> {
+  // Where things are kept changes nothing that is counted.
+  const {
+    streamedShare: _1,
+    residentExperts: _2,
+    trainedExperts: _3,
+    recompute,
+    ...others
+  } = options
+  const { keep, blockInputs } = recompute
+  const key = JSON.stringify({ ...others, keep, blockInputs, numLayers, isAway })
+  let counts = counted.get(key)
+  if (!counts) {
+    const blocksInHostMemory = isAway ? numLayers : 0
+    counts = runStep({ ...options, recompute: { ...recompute, blocksInHostMemory } }, numLayers)
+    counted.set(key, counts)
+    if (counted.size > mostRemembered) counted.delete(counted.keys().next().value!)
+  }
+  return counts
+}
+
+/** One real step of a network of so many blocks, all their weights on the device. */
+async function runStep(
   options: MemoryPlanOptions & { recompute: RecomputePlan },
   numLayers: number,
 ): Promise<Counts> {
@@ -203,7 +232,7 @@ async function count(
     maxGradNorm: 1,
     accumulation: 'mean',
     checkpoint: options.checkpoint,
-    recompute: () => ({ ...options.recompute, blocksInHostMemory: 0 }),
+    recompute: () => options.recompute,
     preservationMultiplier: 1,
     maxLoss: null,
   })

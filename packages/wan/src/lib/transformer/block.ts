@@ -60,7 +60,7 @@ export function transformerBlock(
   const [shift1, scale1, gate1, shift2, scale2, gate2] = [0, 1, 2, 3, 4, 5].map((row) =>
     modulationRow(ops, m_B6C, row),
   ) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-  const modulated = (x: Tensor, scale_BC: Tensor, shift_BC: Tensor) =>
+  const modulated = (ops: Ops, x: Tensor, scale_BC: Tensor, shift_BC: Tensor) =>
     ops.layerNorm(x, {
       eps,
       weight: ops.affine(scale_BC, { offset: 1 }),
@@ -68,22 +68,36 @@ export function transformerBlock(
       dtype: compute,
     })
 
-  // Each part in a scope of its own: a long clip's values are large, and the next part needs none of them.
+  // Each part in a scope of its own: a long clip's values are large, and the next part needs none of them. On the way back each is
+  // a checkpoint, so that its values come when its gradients do: the feed-forward's are gone before those of self-attention are
+  // made again. Cross-attention keeps what is dear of it from the block's second run.
   const x1_BNC = ops.scope(() => {
-    const y = modulated(x_BNC, scale1, shift1)
-    const attended = selfAttention(ops, y, cos_ND, sin_ND, weights.selfAttention, settings)
+    const attended = ops.checkpoint(
+      (ops, x) => {
+        const y = modulated(ops, x!, scale1, shift1)
+        return selfAttention(ops, y, cos_ND, sin_ND, weights.selfAttention, settings)
+      },
+      [x_BNC],
+    )
     return ops.gatedAdd(x_BNC, attended, gate1)
   })
   const x2_BNC = ops.scope(() => {
-    const y = ops.layerNorm(x1_BNC, { eps, ...weights.crossNorm, dtype: compute })
-    return ops.gatedAdd(
-      x1_BNC,
-      crossAttention(ops, y, context_BLC, weights.crossAttention, settings),
+    const attended = ops.checkpoint(
+      (ops, x, context) => {
+        const y = ops.layerNorm(x!, { eps, ...weights.crossNorm, dtype: compute })
+        return crossAttention(ops, y, context!, weights.crossAttention, settings)
+      },
+      [x1_BNC, context_BLC],
+      { keep: ['attn2.to_q', 'attn2.to_k', 'attn2.to_v', 'attn2'] },
     )
+    return ops.gatedAdd(x1_BNC, attended)
   })
   return ops.scope(() => {
-    const y = modulated(x2_BNC, scale2, shift2)
-    return ops.gatedAdd(x2_BNC, feedForward(ops, y, weights, settings), gate2)
+    const fed = ops.checkpoint(
+      (ops, x) => feedForward(ops, modulated(ops, x!, scale2, shift2), weights, settings),
+      [x2_BNC],
+    )
+    return ops.gatedAdd(x2_BNC, fed, gate2)
   })
 }
 

@@ -148,9 +148,9 @@ export async function createTransformer(
       }
       return {
         patchEmbedding: await loader.linear('patch_embedding', 'f32'),
-        timeIn: await loader.linear('condition_embedder.time_embedder.linear_1', 'f32'),
-        timeOut: await loader.linear('condition_embedder.time_embedder.linear_2', 'f32'),
-        timeProjection: await loader.linear('condition_embedder.time_proj', 'f32'),
+        timeIn: await loader.linear('condition_embedder.time_embedder.linear_1', compute),
+        timeOut: await loader.linear('condition_embedder.time_embedder.linear_2', compute),
+        timeProjection: await loader.linear('condition_embedder.time_proj', compute),
         textIn: await loader.linear('condition_embedder.text_embedder.linear_1', compute),
         textOut: await loader.linear('condition_embedder.text_embedder.linear_2', compute),
         headModulation: await loader.vector('scale_shift_table'),
