@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import type { Device, OpenDevice } from '@kinora/kernel-api'
 import type { StageEvent } from '@kinora/stage'
+import { deviceMemory, usableBytes } from '@kinora/trainer-core'
 import { hasCodeAndFix } from '@kinora/stage/bin'
 import { z } from 'zod'
 import { kinoraErrors } from './errors.ts'
@@ -47,12 +48,12 @@ export async function* openBackendIter({
 }: BackendChoice): AsyncGenerator<StageEvent, Device> {
   if (backend !== 'auto') {
     const device = await (await loadBackend(backend))({ adapter })
-    yield describeDevice(device)
+    yield take(device)
     return device
   }
   try {
     const device = await (await loadBackend(wgpuKernels))({ adapter })
-    yield describeDevice(device)
+    yield take(device)
     return device
   } catch (error) {
     // An adapter asked for by name is not replaced by something else.
@@ -65,11 +66,15 @@ export async function* openBackendIter({
     }
   }
   const device = await (await loadBackend(cpuKernels))({})
-  yield describeDevice(device)
+  yield take(device)
   return device
 }
 
-function describeDevice({ info }: Device): StageEvent {
+/** Tells a device what it may take, and says what it is. */
+function take(device: Device): StageEvent {
+  const { info } = device
+  const memory = deviceMemory(info)
+  if (memory !== undefined) device.setMemoryBudget(usableBytes(memory))
   const { backend, adapter, driver, computeDTypes, reason } = info
   const facts = [driver, computeDTypes.join(' and '), `through ${backend}`].filter(Boolean)
   return { type: 'note', message: `Computing on ${adapter} (${facts.join('; ')}). ${reason}` }

@@ -180,6 +180,11 @@ export class Memory {
     this.#peakBytes = this.#liveBytes
   }
 
+  dropIdle(): void {
+    this.#pool.clear()
+    this.#pooledBytes = 0
+  }
+
   destroy(): void {
     this.#destroyed = true
     this.#pool.clear()

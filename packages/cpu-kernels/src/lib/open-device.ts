@@ -148,6 +148,14 @@ class Cpu implements CpuDevice {
     this.#memory.resetPeak()
   }
 
+  /** What lies idle here is never much, whatever the budget. */
+  setMemoryBudget(): void {}
+
+  makeRoom(): Promise<void> {
+    this.#memory.dropIdle()
+    return Promise.resolve()
+  }
+
   destroy(): void {
     this.#memory.destroy()
   }

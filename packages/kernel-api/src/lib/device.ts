@@ -89,6 +89,17 @@ export interface Device {
 
   memory(): MemoryUse
   resetPeak(): void
+  /**
+   * Tells how many bytes of the device this process may take. Below that, what lies idle is kept for reuse, since making large
+   * buffers anew costs milliseconds each; unless told, little more is kept than was live at most. No limit: what is asked for
+   * beyond it is tried all the same.
+   */
+  setMemoryBudget(bytes: number): void
+  /**
+   * Gives idle memory back where the budget, if there is one, has no room for `bytes` more beside it, and waits until the driver
+   * has it. To be called between pieces of work that differ in size: while work is queued, nothing comes back.
+   */
+  makeRoom(bytes: number): Promise<void>
   /** Frees everything. The device cannot be used afterwards. */
   destroy(): void
 }

@@ -8,6 +8,7 @@ import { openTrainingData } from './data/training-data.ts'
 import { deviceMemory, overheadOf } from './estimate/device-speed.ts'
 import { estimateTraining } from './estimate/estimate-training.ts'
 import { describeRecompute, recomputePlans, refuseTooLarge } from './estimate/tell-estimate.ts'
+import { latentSize } from './estimate/training-setup.ts'
 import { checkpointShape, saidMemory, trainingSetup } from './estimate/training-setup.ts'
 import { adaptersOf, readLoraWeights } from './lora-adapters.ts'
 import { leanPlan } from './memory/recompute-plan.ts'
@@ -78,6 +79,7 @@ export async function* trainIter(
     },
   )
   refuseTooLarge(estimate, device.info.adapter)
+  if (estimate.usableBytes !== undefined) device.setMemoryBudget(estimate.usableBytes)
   const totalSteps = stepsOfExperts(train.steps, turns)
 
   const stateFile = join(out, 'state', 'training_state.safetensors')
@@ -125,6 +127,8 @@ export async function* trainIter(
     const changes = settingsBefore ? changedSettings(settingsBefore['job'], job.config) : []
     if (changes.length > 0) yield { type: 'note', message: `Changed since: ${changes.join(', ')}.` }
     let step = train.start_step ?? start.step
+    /** Latents' size of the step whose buffers lie idle; undefined where other work came between. */
+    let sizeBefore: string | undefined
     const validation = { ...start.validation }
     await metrics.rewindTo(step)
     await writeFileAtomic(join(out, 'job.json'), `${JSON.stringify(job, null, 2)}\n`)
@@ -201,6 +205,7 @@ export async function* trainIter(
       return files
     }
     async function* makePreview(): AsyncGenerator<StageEvent> {
+      sizeBefore = undefined
       const chosen = step === 0 ? (process.first_sample ?? sample) : sample
       if (!preview || train.disable_sampling || chosen.samples.length === 0) return
       await base.makeRoom()
@@ -286,6 +291,12 @@ export async function* trainIter(
     if ((step <= 1 && !train.skip_first_sample) || train.force_first_sample) yield* makePreview()
     if (step === 0) yield* validate()
     const losses: Partial<Record<Expert, number>> = {}
+    const stepBytes = new Map(
+      estimate.buckets.map(({ bucket, memory }) => [
+        latentSize(bucket).join('x'),
+        memory.stepBytes,
+      ]),
+    )
     let prepared = step < train.steps ? prepare(step) : undefined
     while (step < train.steps) {
       const began = performance.now()
@@ -294,6 +305,9 @@ export async function* trainIter(
       const transformer = await base.get(expert, signal)
       const loaded = performance.now()
       const batches = await prepared!
+      const size = batches[0]!.shape.slice(2).join('x')
+      if (size !== sizeBefore) await device.makeRoom(stepBytes.get(size) ?? 0)
+      sizeBefore = size
       const ready = performance.now()
       // The next step's batches are made while the device works on this one's.
       prepared = step + 1 < train.steps ? prepare(step + 1) : undefined

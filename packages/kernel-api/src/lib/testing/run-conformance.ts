@@ -379,4 +379,14 @@ function declareLifetimes({ device, it }: ConformanceOptions): void {
     if (device.memory().peakBytes !== before) throw new Error('resetPeak did not reset.')
     await device.sync()
   })
+
+  it('makeRoom gives idle memory back, and leaves tensors alone', async () => {
+    const tensor = device.upload(Float32Array.of(1, 2, 3), [3], 'f32')
+    device.release(device.zeros([4096], 'f32'))
+    device.setMemoryBudget(device.memory().liveBytes)
+    await device.makeRoom(1024)
+    const { pooledBytes } = device.memory()
+    if (pooledBytes !== 0) throw new Error(`${pooledBytes} bytes still lie idle.`)
+    expectSame(await readAndRelease(device, tensor), Float32Array.of(1, 2, 3))
+  })
 }

@@ -43,7 +43,7 @@ function expansionBytes(weight: Weight): number {
 }
 
 /** Scores that attention on a processor works on at once. */
-const scoreBlock = 2 ** 22
+const scoreBlock = 2 ** 23
 
 /** Every tensor of a scope's result: a tensor, or any nesting of arrays, maps and plain objects of them. */
 function* tensorsIn(value: unknown): Generator<Tensor> {
@@ -363,6 +363,8 @@ export function createCountingDevice({
     resetPeak: () => {
       peak = live
     },
+    setMemoryBudget: () => {},
+    makeRoom: () => Promise.resolve(),
     destroy: () => {},
   }
 }

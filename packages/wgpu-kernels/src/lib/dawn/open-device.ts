@@ -8,6 +8,7 @@ import { requiredFeatures, requiredLimits } from '../device/device-request.ts'
 import { createDevice, type WgpuDevice } from '../device/wgpu-device.ts'
 import { wgpuErrors } from '../errors.ts'
 import { openTuningFile, tuningFile } from './tuning-file.ts'
+import { collectGarbage } from './collect-garbage.ts'
 import { waitAsleep } from './wait-asleep.ts'
 
 /** Options of `openDevice` beyond kernel-api's. */
@@ -97,6 +98,7 @@ export async function openDevice(options: OpenDawnOptions = {}): Promise<WgpuDev
     profile: options.profile,
     overrides: options.overrides,
     waiting: isSoftwareAdapter(info) ? waitAsleep : undefined,
+    collectGarbage,
     onDestroy: () => open.delete(gpu),
   })
   const onNote = options.onNote ?? ((message: string) => process.emitWarning(message))

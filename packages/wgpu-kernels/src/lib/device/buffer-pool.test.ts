@@ -86,7 +86,7 @@ describe('the pool', () => {
 
   it('keeps what lies idle while all fits the budget', () => {
     const { pool, counts } = fakePool()
-    pool.budget = 20 * 1024 * MIB
+    pool.budget = 30 * 1024 * MIB
     for (const scale of [1, 0.7, 1, 0.7]) {
       const kept: PooledBuffer[] = []
       for (let i = 0; i < 40; i++) block(pool, kept, scale)

@@ -50,6 +50,8 @@ export interface CreateDeviceOptions {
   overrides?: ProfileOverrides | undefined
   /** Wraps every promise the device waits for: where a door sees to it that waiting is cheap. */
   waiting?: (<T>(promise: Promise<T>) => Promise<T>) | undefined
+  /** Collects what the device has dropped thousands of: bind groups hold memory of the driver that no collector counts. */
+  collectGarbage?: (() => void) | undefined
   /** Called when the device is destroyed: where a door drops what it kept alive. */
   onDestroy?: (() => void) | undefined
 }
@@ -122,6 +124,7 @@ export class WgpuDevice implements Device {
       lifetimes: this.#lifetimes,
       assertUsable: () => this.#assertUsable(),
       watch,
+      collectGarbage: options.collectGarbage,
     })
     this.#parked = new ParkedMemory({ owner: this, device: gpuDevice, queue: this.#queue, watch })
     this.ops = createOps(this.#runner)
@@ -302,6 +305,7 @@ export class WgpuDevice implements Device {
     if (this.#destroyed) return
     this.#destroyed = true
     this.#pool.destroy()
+    this.#runner.destroy()
     this.#queue.destroy()
     this.gpuDevice.destroy()
     this.#options.onDestroy?.()

@@ -38,6 +38,7 @@ export interface RunnerParts {
   /** Throws if the device cannot be used any more. */
   readonly assertUsable: () => void
   readonly watch: (check: Promise<Error | undefined>) => void
+  readonly collectGarbage: (() => void) | undefined
 }
 
 /**
@@ -49,7 +50,7 @@ const GENERATION = 16384
  * The same for a software adapter: lavapipe maps a page for each bind group, and a process of Linux may have 65530 mappings,
  * those of all its devices together.
  */
-const SOFTWARE_GENERATION = 2048
+const SOFTWARE_GENERATION = 8192
 
 /** What ops are written against: allocate, run a kernel, open a scope for scratch. */
 export class Runner {
@@ -207,17 +208,21 @@ export class Runner {
     const bindGroup = this.#olderBindGroups.get(key) ?? this.#makeBindGroup(program, entries)
     const most = this.profile.adapterClass === 'software' ? SOFTWARE_GENERATION : GENERATION
     if (this.#bindGroups.size >= most) {
+      const dropped = this.#olderBindGroups.size
       this.#olderBindGroups = this.#bindGroups
       this.#bindGroups = new Map()
+      if (dropped > 0) this.#parts.collectGarbage?.()
     }
     this.#bindGroups.set(key, bindGroup)
     return bindGroup
   }
 
-  /** Forgets what holds on to the driver's memory: a collector knows nothing of it and may be long in coming. */
+  /** Forgets what holds on to the driver's memory. */
   destroy(): void {
+    const dropped = this.#bindGroups.size + this.#olderBindGroups.size
     this.#bindGroups = new Map()
     this.#olderBindGroups = new Map()
+    if (dropped >= SOFTWARE_GENERATION) this.#parts.collectGarbage?.()
   }
 
   #makeBindGroup(
