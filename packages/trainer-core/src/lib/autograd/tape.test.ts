@@ -1,5 +1,5 @@
 import { openDevice, type CpuDevice } from '@kinora/cpu-kernels'
-import type { Ops, Tensor } from '@kinora/kernel-api'
+import type { Device, Ops, Tensor } from '@kinora/kernel-api'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { gradientErrors, randomTensor } from '../../../test/finite-differences.ts'
 import { createTape } from './tape.ts'
@@ -284,6 +284,36 @@ const blockWeights = () => ({
   adapter2: { a: random(2, 4), b: random(4, 2), scale: 0.5 },
 })
 
+/** The device, with the names of the ops it is asked for. */
+function countCalls<T extends Device>(target: T, calls: string[]): T {
+  const counted = new Proxy(target.ops, {
+    get(ops, name: keyof Ops) {
+      const value: unknown = ops[name]
+      if (typeof value !== 'function') return value
+      return (...args: unknown[]) => {
+        calls.push(name)
+        return (value as (...args: unknown[]) => unknown).apply(ops, args)
+      }
+    },
+  })
+  return new Proxy(target, {
+    get: (of, name) => {
+      if (name === 'ops') return counted
+      const value: unknown = Reflect.get(of, name, of)
+      return typeof value === 'function' ? value.bind(of) : value
+    },
+  })
+}
+
+const tensorsOfBlock = ({
+  adapter,
+  adapter2,
+  ...others
+}: ReturnType<typeof blockWeights>): Tensor[] => [
+  ...Object.values(others),
+  ...[adapter, adapter2].flatMap(({ a, b }) => [a, b]),
+]
+
 describe('checkpoint', () => {
   const options = [
     { name: 'whole', keep: undefined, checkpoint: true },
@@ -367,23 +397,7 @@ describe('checkpoint', () => {
     device.scope(() => {
       const [w, x, c] = [blockWeights(), random(2, 3, 4), random(2, 3, 4)]
       const calls: string[] = []
-      const counted = new Proxy(device.ops, {
-        get(ops, name: keyof Ops) {
-          const value: unknown = ops[name]
-          if (typeof value !== 'function') return value
-          return (...args: unknown[]) => {
-            calls.push(name)
-            return (value as (...args: unknown[]) => unknown).apply(ops, args)
-          }
-        },
-      })
-      const counting = new Proxy(device, {
-        get: (target, name) => {
-          if (name === 'ops') return counted
-          const value: unknown = Reflect.get(target, name, target)
-          return typeof value === 'function' ? value.bind(target) : value
-        },
-      })
+      const counting = countCalls(device, calls)
       const wanted = [w.adapter.a, w.adapter2.a]
       const tape = createTape(counting, { watch: wanted })
       const out = tape.ops.checkpoint((ops, input) => block(ops, input, w), [x], { keep: ['self'] })
@@ -398,6 +412,132 @@ describe('checkpoint', () => {
       expect(count('attentionGrad', forward)).toBe(1)
       tape.dispose()
     })
+  })
+
+  /** The same block with both its parts as checkpoints of their own. */
+  const inParts = (ops: Ops, x: Tensor, w: ReturnType<typeof blockWeights>, keep?: string[]) => {
+    const attended = ops.checkpoint(
+      (inner, input) => {
+        const scale = inner.affine(w.gate, { offset: 1 })
+        const y = inner.layerNorm(input, { eps: 1e-6, weight: scale })
+        const q = inner.reshape(
+          inner.linear(y, w.q, { adapters: [w.adapter], name: 'q' }),
+          [2, 3, 2, 2],
+        )
+        const k = inner.rmsNorm(q, w.two, { eps: 1e-6 })
+        const { out } = inner.scope(() => inner.attention(q, k, q, { name: 'self' }))
+        return inner.linear(inner.reshape(out, [2, 3, 4]), w.q)
+      },
+      [x],
+      { keep },
+    )
+    const h = ops.gatedAdd(x, attended, w.gate)
+    const fed = ops.checkpoint(
+      (inner, input) => inner.linear(inner.gelu(input), w.q, { adapters: [w.adapter2] }),
+      [h],
+    )
+    return ops.gatedAdd(h, fed, w.gate)
+  }
+
+  it.each([
+    // Of the last part nothing is run for its result; of the first what its result needs, and then what its gradients need.
+    { name: 'nothing kept', keep: [], inner: [], linears: 2 + 1, attentions: 2 },
+    { name: 'attention kept', keep: ['self'], inner: [], linears: 1 + 1, attentions: 0 },
+    {
+      name: 'attention kept in its part',
+      keep: [],
+      inner: ['self'],
+      linears: 2 + 1,
+      attentions: 1,
+    },
+    { name: 'all kept in its part', keep: [], inner: ['self', 'q'], linears: 2, attentions: 1 },
+  ])(
+    'goes back through a block part by part, to the same bits: $name',
+    ({ keep, inner, linears, attentions }) => {
+      device.scope(() => {
+        const [w, x, c] = [blockWeights(), random(2, 3, 4), random(2, 3, 4)]
+        const wanted = [x, w.adapter.a, w.adapter.b, w.adapter2.a, w.adapter2.b]
+        const calls: string[] = []
+        const counting = countCalls(device, calls)
+        const run = (fn: (ops: Ops, input: Tensor) => Tensor): Float64Array[] => {
+          const tape = createTape(counting, { watch: wanted })
+          const out = tape.ops.checkpoint(fn, [x], { keep })
+          calls.length = 0
+          const grads = tape.backward([{ tensor: out, grad: c }], wanted)
+          const values = wanted.map((tensor) => device.readF64(grads.get(tensor)!))
+          tape.dispose()
+          device.release(out)
+          return values
+        }
+        const whole = run((ops, input) => block(ops, input, w))
+        const live = device.memory().liveBytes
+        expect(run((ops, input) => inParts(ops, input, w, inner))).toEqual(whole)
+        expect(device.memory().liveBytes).toBe(live)
+        expect(calls.filter((call) => call === 'linear')).toHaveLength(linears)
+        expect(calls.filter((call) => call === 'attention')).toHaveLength(attentions)
+      })
+    },
+  )
+
+  it.each([undefined, 'f16'] as const)(
+    'keeps in host memory what is kept, to the same bits, first inputs as %s',
+    async (firstInputAs) => {
+      const [weights, start, c] = device.scope(
+        () =>
+          [
+            [blockWeights(), blockWeights(), blockWeights()],
+            random(2, 3, 4),
+            random(2, 3, 4),
+          ] as const,
+      )
+      const wanted = [start, ...weights.flatMap(({ adapter }) => [adapter.a, adapter.b])]
+      const before = device.memory()
+      const run = async (numAway: number): Promise<Float64Array[]> => {
+        const tape = createTape(device, { watch: wanted })
+        const out = device.scope(() => {
+          let x = tape.ops.affine(start, { scale: 1.1 })
+          for (const [n, w] of weights.entries()) {
+            x = tape.ops.checkpoint((ops, input) => block(ops, input, w), [x], {
+              keep: ['self'],
+              firstInputAs,
+              inHostMemory: n < numAway,
+            })
+          }
+          return x
+        })
+        await tape.settle()
+        expect(device.memory().parkedBytes > before.parkedBytes).toBe(numAway > 0)
+        const grads = tape.backward([{ tensor: out, grad: c }], wanted)
+        const values = wanted.map((tensor) => device.readF64(grads.get(tensor)!))
+        tape.dispose()
+        device.release(out)
+        expect(device.memory().liveBytes).toBe(before.liveBytes)
+        expect(device.memory().parkedBytes).toBe(before.parkedBytes)
+        return values
+      }
+      const here = await run(0)
+      for (const numAway of [1, 2, 3]) expect(await run(numAway)).toEqual(here)
+      for (const tensor of [c, start, ...weights.flatMap(tensorsOfBlock)]) device.release(tensor)
+    },
+  )
+
+  it('says so when what goes to host memory was not waited for, and leaves nothing there', async () => {
+    const before = device.memory()
+    const [w, x, c] = device.scope(
+      () => [blockWeights(), random(2, 3, 4), random(2, 3, 4)] as const,
+    )
+    const tape = createTape(device, { watch: [x] })
+    const out = tape.ops.checkpoint((ops, input) => block(ops, input, w), [x], {
+      inHostMemory: true,
+    })
+    expect(() => tape.backward([{ tensor: out, grad: c }], [x])).toThrow(
+      /on their way to host memory/,
+    )
+    tape.dispose()
+    await Promise.resolve()
+    await new Promise(setImmediate)
+    expect(device.memory().parkedBytes).toBe(before.parkedBytes)
+    for (const tensor of [out, x, c, ...tensorsOfBlock(w)]) device.release(tensor)
   })
 
   it('says so when the block does something else the second time', () => {

@@ -4,6 +4,7 @@ import { planTrainingMemory } from '../memory/plan-training-memory.ts'
 import { leanPlan } from '../memory/recompute-plan.ts'
 import { deviceMemory, knownSpeed, secondsOf } from './device-speed.ts'
 import { estimateTraining, type TrainingDevice } from './estimate-training.ts'
+import { describeRecompute, recomputePlans } from './tell-estimate.ts'
 import type { BucketSize, TrainingSetup } from './training-setup.ts'
 
 const gib = 2 ** 30
@@ -117,6 +118,20 @@ describe('the estimate of a job', () => {
     const [small, large] = buckets.map(({ seconds }) => seconds!)
     expect(secondsPerStep).toBeCloseTo(0.25 * small! + 0.75 * large!, 6)
     expect(hours! * 3600).toBeGreaterThan(1000 * secondsPerStep!)
+  })
+})
+
+describe('the plans of a run', () => {
+  it('are those it began with where it goes on, and are told', async () => {
+    const estimate = await estimateTraining(release, device(80))
+    const [key] = recomputePlans(estimate, undefined).keys()
+    expect(key).toBe('11x64x64')
+    const before = { ...leanPlan('f16'), keep: ['attn1', 'attn2.to_q'] }
+    const plans = recomputePlans(estimate, { [key!]: before, '1x2x3': leanPlan('f32') })
+    expect([...plans]).toEqual([[key, before]])
+    expect(describeRecompute(estimate, plans, 40)).toMatch(
+      /^Each block 512×512×41 \(\d+\.\d GiB\): keeps block inputs in f16, self-attention, attn2\.to_q\.$/,
+    )
   })
 })
 
