@@ -18,6 +18,7 @@ export {
 } from './lib/write-video.ts'
 export {
   encodeImage,
+  isImageFile,
   readImage,
   writeImage,
   type ImageFormat,

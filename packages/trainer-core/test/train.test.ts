@@ -447,6 +447,72 @@ describe('train', () => {
     expect(again.step).toBe(6)
   })
 
+  it('trains on a still picture as a clip of one frame, with captions that vary', async () => {
+    const data = Uint8Array.from({ length: 40 * 32 * 3 }, (_, i) => (i * 7) % 251)
+    await writeImage(join(run.folder, 'still.png'), { width: 40, height: 32, data })
+    await writeFile(join(run.folder, 'still.txt'), 'one, two, three')
+    const plan = JSON.parse(await readFile(run.plan, 'utf8')) as BucketPlan
+    const [bucket] = plan.buckets
+    const still = {
+      ...bucket!.items[0]!,
+      clip: 'still.png',
+      frameIndices: [0],
+      resize: { width: 40, height: 32 },
+      crop: { x: 4, y: 0, width: 32, height: 32 },
+    }
+    const buckets = [{ ...bucket!, numFrames: 1, items: [still] }]
+    await writeFile(run.plan, JSON.stringify({ ...plan, buckets }))
+    const [set] = run.job().config.process[0].datasets
+    const options = optionsOf('a', {
+      train: { steps: 2 },
+      kinora: { caption_variants: 4 },
+      datasets: [{ ...set, caption_ext: 'txt', num_frames: 1, shuffle_tokens: true }],
+    })
+    const { latents, texts } = await cacheDataset(options, { device })
+    expect(latents).toEqual({ found: 0, made: 1 })
+    expect(texts.made).toBeGreaterThan(2)
+    expect((await train(options, { device })).step).toBe(2)
+    expect((await stepsOf(join(run.folder, 'a')))[0]!.shape).toEqual([1, 16, 1, 4, 4])
+  })
+
+  it('saves and previews the moving average where asked, and makes a preview when asked to by a file', async () => {
+    const out = join(run.folder, 'a')
+    await mkdir(out)
+    await writeFile(join(out, 'sample-now'), '')
+    const requests: { step: number; b: Float32Array }[] = []
+    const decay = 0.5
+    const settings = (use_ema: boolean) => ({
+      train: { steps: 2, ema_config: { use_ema, ema_decay: decay }, skip_first_sample: true },
+      model: {
+        ...run.job().config.process[0].model,
+        model_kwargs: { train_low_noise: false },
+      },
+      sample: { sample_every: 0, samples: [{ prompt: 'x' }] },
+      save: { save_every: 1 },
+    })
+    await train(optionsOf('a', settings(true)), {
+      device,
+      preview({ step, loras }) {
+        requests.push({ step, b: loras.high!.modules.get('blocks.0.attn1.to_q')!.b })
+        return Promise.resolve()
+      },
+    })
+    expect(requests.map(({ step }) => step)).toEqual([1, 2])
+    expect(await readdir(out)).not.toContain('sample-now')
+    await runTo('plain', settings(false))
+    const factor = async (folder: string, file: string): Promise<Float32Array> =>
+      (await readLora(join(run.folder, folder, file))).modules.get('blocks.0.attn1.to_q')!.b
+    const [one, two] = [
+      await factor('plain', 'tiny_000000001_high_noise.safetensors'),
+      await factor('plain', 'tiny_high_noise.safetensors'),
+    ]
+    const saved = await factor('a', 'tiny_high_noise.safetensors')
+    // From zero: s1 = w1 / 2, s2 = (s1 + w2) / 2.
+    saved.forEach((value, i) => expect(value).toBeCloseTo(one[i]! / 4 + two[i]! / 2, 7))
+    expect(requests[1]!.b).toEqual(saved)
+    expect(saved.some((value, i) => Math.abs(value - two[i]!) > 1e-5)).toBe(true)
+  })
+
   it('takes held-out clips from a folder by the plan beside its own', async () => {
     const plan = JSON.parse(await readFile(run.plan, 'utf8')) as BucketPlan
     const [bucket] = plan.buckets

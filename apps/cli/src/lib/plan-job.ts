@@ -28,6 +28,8 @@ export function planOptions(job: TrainJob, out: string): PlanBucketsOptions {
       source: dataset.dataset_path,
       ...sizesOf(dataset),
       numFrames: dataset.num_frames,
+      // As in AI Toolkit, one frame a sample is the mode for pictures.
+      ...(dataset.num_frames === 1 && !dataset.auto_frame_count ? { images: true } : {}),
       autoNumFrames: dataset.auto_frame_count,
       frameMode: frameMode(dataset, kinora.frame_mode),
       // Our own modes promise the true speed, which AI Toolkit's whole steps keep only at whole ratios of frame rates.

@@ -9,7 +9,7 @@ import {
   type TrainDataset,
   type TrainJob,
 } from '@kinora/config-schema'
-import { probe, type MediaProbe } from '@kinora/media'
+import { isImageFile, probe, readImage, type MediaProbe } from '@kinora/media'
 import { openCheckpoint, transformerTensors, type WanCheckpoint } from '@kinora/wan'
 import type { RunContext } from '@kinora/stage'
 
@@ -116,8 +116,15 @@ export async function datasetFacts(
 /** media's probe, which remembers what it found by resolved path. */
 export function rememberProbes(
   probes: Map<string, MediaProbe>,
-): (file: string, context: RunContext) => Promise<MediaProbe> {
+): (
+  file: string,
+  context: RunContext,
+) => Promise<Pick<MediaProbe, 'width' | 'height' | 'fps' | 'numFrames'>> {
   return async (file, context) => {
+    if (isImageFile(file)) {
+      const { width, height } = await readImage(file)
+      return { width, height, fps: 16, numFrames: 1 }
+    }
     const found = await probe(file, context)
     probes.set(resolve(file), found)
     return found

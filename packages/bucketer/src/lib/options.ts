@@ -79,6 +79,11 @@ const sampling = {
   flipX: z.boolean().describe('Add a copy of every sample mirrored left to right.'),
   flipY: z.boolean().describe('Add a copy of every sample turned upside down.'),
   batchSize: z.number().int().min(1).max(1024).describe('Samples of a batch.'),
+  images: z
+    .boolean()
+    .describe(
+      'Take the still pictures of a folder without a manifest as clips of one frame. They are used only where numFrames allows 1.',
+    ),
 }
 
 const datasetFields = z.strictObject(sampling).partial()
@@ -154,6 +159,7 @@ export const planBucketsOptions = z.strictObject({
   flipX: sampling.flipX.default(false),
   flipY: sampling.flipY.default(false),
   batchSize: sampling.batchSize.default(1),
+  images: sampling.images.optional(),
 })
 
 export type PlanBucketsOptions = z.input<typeof planBucketsOptions>

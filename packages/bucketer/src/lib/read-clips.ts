@@ -17,7 +17,7 @@ export interface ClipProbe {
   vfr?: boolean | undefined
 }
 
-/** Looks into a video file. Throws where it is none. */
+/** Looks into a video file, or a still picture where those are asked for. Throws where it is neither. */
 export type ProbeClip = (file: string, context: RunContext) => Promise<ClipProbe>
 
 /** What planning is given that cannot be written in a config file. */
@@ -33,23 +33,28 @@ interface FoundClips {
 
 /** What AI Toolkit takes for a video. */
 const videoExtensions = new Set(['.mp4', '.avi', '.mov', '.webm', '.mkv', '.wmv', '.m4v', '.flv'])
+/** Still pictures, which are clips of one frame where they are asked for. */
+const imageExtensions = new Set(['.png', '.jpg', '.jpeg', '.webp'])
 
 /**
  * Reads the clips of one dataset: from a manifest, or, in a folder without one, by probing each video file.
  *
  * @param source manifest.jsonl or a folder
  * @param planFolder the folder that clips are named relative to
+ * @param images takes still pictures of a folder without a manifest too
  */
 export async function* readClipsIter(
   source: string,
   planFolder: string,
   context: ReadContext,
+  images = false,
 ): AsyncGenerator<StageEvent, FoundClips> {
   const manifest = await findManifest(source)
   if (manifest !== undefined) return readManifestClips(manifest, planFolder, context)
   const { probe } = context
   if (!probe) throw bucketerErrors.NO_PROBE(source)
-  const files = await listVideos(source)
+  const extensions = images ? new Set([...videoExtensions, ...imageExtensions]) : videoExtensions
+  const files = await listClips(source, extensions)
   const found: FoundClips = { clips: [], skipped: [] }
   const phase = `probe ${basename(source)}`
   yield { type: 'started', phase, total: files.length }
@@ -119,15 +124,15 @@ async function readManifestClips(
   return found
 }
 
-/** Every video under the folder, sorted; hidden files and folders and `_controls` are not looked at, as in AI Toolkit. */
-async function listVideos(folder: string): Promise<string[]> {
+/** Every clip under the folder, sorted; hidden files and folders and `_controls` are not looked at, as in AI Toolkit. */
+async function listClips(folder: string, extensions: ReadonlySet<string>): Promise<string[]> {
   const entries = await readdir(folder, { withFileTypes: true })
   const files: string[] = []
   for (const entry of entries) {
     if (entry.name.startsWith('.') || entry.name === '_controls') continue
     const path = join(folder, entry.name)
-    if (entry.isDirectory()) files.push(...(await listVideos(path)))
-    else if (videoExtensions.has(extname(entry.name).toLowerCase())) files.push(path)
+    if (entry.isDirectory()) files.push(...(await listClips(path, extensions)))
+    else if (extensions.has(extname(entry.name).toLowerCase())) files.push(path)
   }
   return files.toSorted()
 }

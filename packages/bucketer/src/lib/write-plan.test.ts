@@ -70,6 +70,46 @@ async function events(options: PlanBucketsOptions, context?: ReadContext) {
 }
 
 describe('planBucketsIter', () => {
+  it('takes still pictures only where they are asked for, and as clips of one frame', async () => {
+    const source = join(folder, 'mixed')
+    await mkdir(source)
+    for (const file of ['a.mp4', 'b.PNG', 'c.webp', 'd.txt'])
+      await writeFile(join(source, file), '')
+    const probe: ReadContext['probe'] = (file) =>
+      Promise.resolve({
+        width: 640,
+        height: 360,
+        fps: 16,
+        numFrames: file.endsWith('.mp4') ? 81 : 1,
+      })
+    const planned = async (options: Partial<PlanBucketsOptions>) => {
+      const { plan } = await writeBucketPlan(
+        { out: join(folder, 'plan.json'), rule: 'ai-toolkit', datasets: [{ source }], ...options },
+        { probe },
+      )
+      const items = plan.buckets.flatMap((bucket) =>
+        bucket.items.map(({ clip, frameIndices }) => [clip, frameIndices.length]),
+      )
+      return { items, skipped: plan.skipped.map(({ clip, reason }) => [clip, reason]) }
+    }
+    expect(await planned({ numFrames: 1 })).toEqual({ items: [['mixed/a.mp4', 1]], skipped: [] })
+    expect(await planned({ numFrames: 1, datasets: [{ source, images: true }] })).toEqual({
+      items: [
+        ['mixed/a.mp4', 1],
+        ['mixed/b.PNG', 1],
+        ['mixed/c.webp', 1],
+      ],
+      skipped: [],
+    })
+    expect(await planned({ numFrames: 5, images: true })).toEqual({
+      items: [['mixed/a.mp4', 5]],
+      skipped: [
+        ['mixed/b.PNG', 'single-frame'],
+        ['mixed/c.webp', 'single-frame'],
+      ],
+    })
+  })
+
   it('writes a plan whose clips are named from its own folder', async () => {
     const source = await writeDataset('data', [
       clipRecord('clips/a.mp4'),

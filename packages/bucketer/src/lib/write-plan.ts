@@ -30,7 +30,8 @@ export async function* planBucketsIter(
 
   const sets: ClipSet[] = []
   for (const { source, ...settings } of datasets) {
-    const { clips, skipped } = yield* readClipsIter(resolve(source), planFolder, context)
+    const images = ('images' in settings ? settings.images : undefined) ?? resolved.images
+    const { clips, skipped } = yield* readClipsIter(resolve(source), planFolder, context, images)
     for (const { clip, reason, detail } of skipped)
       yield { type: 'skipped', item: clip, reason, detail }
     if (clips.length === 0) throw bucketerErrors.NO_CLIPS(source)

@@ -167,13 +167,6 @@ export const keyRules: readonly KeyRule[] = [
   ...rows('datasets', 'inert', [['controls', noImageControls]]),
   ...rows('datasets', 'later', [
     [
-      'token_dropout_rate',
-      'Dropout of caption parts is not there yet; caption_dropout_rate is.',
-      zero,
-    ],
-    ['shuffle_tokens', 'Shuffling of caption parts is not there yet.', off],
-    ['random_triggers', 'Random trigger words are not there yet; trigger_word is.'],
-    [
       'trim_auto_frame_count_tail',
       'Squeezing the whole clip into its frames is not there yet.',
       [true],

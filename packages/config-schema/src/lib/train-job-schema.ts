@@ -195,13 +195,15 @@ const datasetSchema = z
       .describe('Probability that each comma-separated part is dropped.'),
     keep_tokens: countOrZero
       .default(0)
-      .describe('First comma-separated parts that token dropout spares.'),
+      .describe('First comma-separated parts that token dropout spares; shuffling does not.'),
     shuffle_tokens: z.boolean().default(false).describe('Shuffle the comma-separated parts.'),
     random_triggers: z
       .array(z.string().min(1))
       .default([])
       .describe('Words of which some are appended to the caption at random.'),
-    random_triggers_max: count.default(1).describe('Most random triggers a caption.'),
+    random_triggers_max: count
+      .default(1)
+      .describe('Most random triggers a caption; above 1 their number is drawn from 0 to it.'),
     resolution: z
       .union([count, z.array(count).min(1)])
       .default(512)
@@ -218,7 +220,7 @@ const datasetSchema = z
     num_frames: count
       .default(1)
       .describe(
-        'Frames of a sample, snapped down to 4n+1. 1 is image mode, which teaches no motion.',
+        'Frames of a sample, snapped down to 4n+1. 1 is image mode: still pictures are taken too, and no motion is taught.',
       ),
     shrink_video_to_frames: z
       .boolean()
@@ -815,6 +817,11 @@ const kinoraSchema = z.strictObject({
         .describe('Steps between posts; saves, previews and errors are always sent.'),
     })
     .prefault({}),
+  caption_variants: count
+    .default(8)
+    .describe(
+      'Captions that token_dropout_rate, shuffle_tokens and random_triggers draw beforehand for each clip, so that they can be cached; each step takes one of them.',
+    ),
   cache_dir: optionalText.describe(
     'Folder of cached latents and embeddings; default <output>/cache.',
   ),

@@ -63,6 +63,11 @@ function asRgb(data: Uint8Array, channels: number): Uint8Array {
   return rgb
 }
 
+/** Whether a file's name is that of a still picture `readImage` reads. */
+export function isImageFile(file: string): boolean {
+  return /\.(png|jpe?g|webp)$/i.test(file)
+}
+
 /** File formats of still pictures that can be made: `png` is lossless. */
 export type ImageFormat = 'png' | 'jpeg' | 'webp'
 

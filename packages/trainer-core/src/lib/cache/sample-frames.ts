@@ -1,10 +1,10 @@
-import { readFrames } from '@kinora/media'
+import { isImageFile, readFrames, readImage } from '@kinora/media'
 import { trainerErrors } from '../errors.ts'
 import type { Sample } from '../data/dataset.ts'
 
 /**
  * The frames of a sample one by one, each [Y, X, 3] in [−1, 1]: those of the clip by index (repeats allowed), scaled, cut to the
- * bucket's size, black where the window reaches past the frame, flipped.
+ * bucket's size, black where the window reaches past the frame, flipped. A still picture is a clip of one frame.
  */
 export async function* readSampleFrames(
   { item, bucket, clip }: Pick<Sample, 'item' | 'bucket' | 'clip'>,
@@ -14,7 +14,10 @@ export async function* readSampleFrames(
   const { frameIndices, resize, crop, flip, flipVertical = false } = item
   let at = 0
   let numFrames = 0
-  for await (const frame of readFrames(clip, resize, { signal })) {
+  const frames = isImageFile(clip)
+    ? [{ ...(await readImage(clip, { ...resize, fit: 'fill' })), index: 0 }]
+    : readFrames(clip, resize, { signal })
+  for await (const frame of frames) {
     numFrames = frame.index + 1
     if (frameIndices[at] !== frame.index) continue
     const pixels = new Float32Array(width * height * 3).fill(-1)

@@ -12,6 +12,7 @@ import {
 } from '@kinora/config-schema'
 import { codeSystemError } from '@kinora/stage'
 import { trainerErrors } from '../errors.ts'
+import { createRandomStreams } from '../noise/random-streams.ts'
 import { findMask, type MaskSource } from './loss-masks.ts'
 import { readCaption, samplePrompts, type SamplePrompts } from './captions.ts'
 
@@ -60,6 +61,19 @@ async function readPlan(file: string): Promise<BucketPlan> {
     throw trainerErrors.BAD_PLAN(file, `${issue.path.join('.') || 'the file'}: ${issue.message}`)
   }
   return parsed.data
+}
+
+/** Numbers in [0, 1) that depend on the seed and the caption alone: all copies of a clip have the same variants. */
+function captionNumbers(seed: number, caption: string): () => number {
+  const random = createRandomStreams(seed)
+  const index = createHash('sha256').update(caption).digest().readUIntBE(0, 5)
+  let numbers: Float64Array = new Float64Array(0)
+  let at = 0
+  return () => {
+    if (at === numbers.length)
+      numbers = random.uniforms('captionVariants', 'high', index, 2 * at + 64)
+    return numbers[at++]!
+  }
 }
 
 async function maskOf(
@@ -116,7 +130,10 @@ export async function readDataset(
         bucketIndex,
         dataset,
         clip,
-        prompts: samplePrompts(caption, dataset, process.train),
+        prompts: samplePrompts(caption, dataset, process.train, {
+          count: process.kinora.caption_variants,
+          random: captionNumbers(process.training_seed ?? 42, caption),
+        }),
         mask: masks.get(key),
       })
     }
@@ -140,6 +157,10 @@ export function promptsOf(samples: readonly Sample[], job: TrainJob): string[] {
   const texts = new Set<string>()
   for (const { prompts, dataset } of samples) {
     texts.add(prompts.caption)
+    for (const { caption, preservation } of prompts.variants ?? []) {
+      texts.add(caption)
+      if (preservation !== undefined) texts.add(preservation)
+    }
     if (dataset.caption_dropout_rate > 0) texts.add(prompts.dropped)
     if (prompts.preservation) {
       texts.add(prompts.preservation.caption)

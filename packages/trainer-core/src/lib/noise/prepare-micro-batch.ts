@@ -1,14 +1,14 @@
-import type { TrainJob, TrainSettings } from '@kinora/config-schema'
+import type { TrainDataset, TrainJob, TrainSettings } from '@kinora/config-schema'
 import {
   maskKey,
   type CacheFolder,
   type LatentsEntry,
   type TextEntry,
 } from '../cache/cache-entries.ts'
-import type { PromptPair } from '../data/captions.ts'
+import type { PromptVariant } from '../data/captions.ts'
 import type { Sample } from '../data/dataset.ts'
 import { maskWeights } from '../data/loss-masks.ts'
-import type { Expert, RandomStreams } from './random-streams.ts'
+import type { Expert, Purpose, RandomStreams } from './random-streams.ts'
 import { createTimestepUniforms, timestepAt, timestepWeight } from './timesteps.ts'
 
 // Axes: B batch, Z latent channels, F latent frames, H rows, W columns, L text rows, D text channels.
@@ -121,7 +121,7 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
     timesteps: readonly number[],
     noiseOf: (b: number, length: number) => { noise: Float32Array; posterior?: Float32Array },
     weights: readonly number[],
-    isDropped: readonly boolean[],
+    prompts: readonly PromptVariant[],
   ): Promise<MicroBatch> {
     const entries = await Promise.all(samples.map((sample) => latents.get(keys.latents(sample))))
     const [z, f, h, w] = entries[0]!.shape
@@ -139,9 +139,7 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
       }
       condition_BZFHW.set(entry.condition, b * length)
     })
-    const promptOf = (pick: (sample: Sample) => PromptPair): string[] =>
-      samples.map((sample, b) => pick(sample)[isDropped[b] ? 'dropped' : 'caption'])
-    const hasPreservation = samples.every(({ prompts }) => prompts.preservation !== undefined)
+    const preserved = prompts.map(({ preservation }) => preservation)
     return {
       samples,
       shape: [samples.length, z, f, h, w],
@@ -149,9 +147,9 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
       target_BZFHW,
       condition_BZFHW,
       ...(await readMasks(samples, f * h * w)),
-      ...(await encodeTexts(promptOf(({ prompts }) => prompts))),
-      preservationText_BLD: hasPreservation
-        ? (await encodeTexts(promptOf(({ prompts }) => prompts.preservation!))).text_BLD
+      ...(await encodeTexts(prompts.map(({ caption }) => caption))),
+      preservationText_BLD: preserved.every((prompt) => prompt !== undefined)
+        ? (await encodeTexts(preserved)).text_BLD
         : undefined,
       timesteps,
       weights,
@@ -174,18 +172,14 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
           (dataset.is_reg ? train.reg_weight : 1) *
           timestepWeight(timesteps[b]!, weighting),
       )
-      const isDropped = samples.map(
-        ({ dataset: { caption_dropout_rate } }, b) =>
-          caption_dropout_rate > 0 &&
-          random.uniforms('captionDropout', expert, draw + b, 1)[0]! < caption_dropout_rate,
-      )
+      const prompts = samples.map((sample, b) => drawPrompt(sample, expert, draw + b, random))
       const noiseOf = (b: number, length: number) => ({
         noise: random.normals('noise', expert, draw + b, length),
         ...(kinora.latents === 'sample'
           ? { posterior: random.normals('posterior', expert, draw + b, length) }
           : {}),
       })
-      return assemble(samples, timesteps, noiseOf, weights, isDropped)
+      return assemble(samples, timesteps, noiseOf, weights, prompts)
     },
     prepareFixed: (expert, sample, timestep, index) =>
       assemble(
@@ -193,9 +187,39 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
         [timestep],
         (_, length) => ({ noise: random.normals('validationNoise', expert, index, length) }),
         [1],
-        [false],
+        [promptPair(sample, 'caption')],
       ),
   }
+}
+
+/** One of a sample's two prompts, with that of the preservation pass. */
+function promptPair(
+  { prompts }: Pick<Sample, 'prompts'>,
+  which: 'caption' | 'dropped',
+): PromptVariant {
+  const { preservation } = prompts
+  return {
+    caption: prompts[which],
+    ...(preservation ? { preservation: preservation[which] } : {}),
+  }
+}
+
+/** The prompt of a draw: dropped by chance, else the caption or one of its variants. */
+export function drawPrompt(
+  sample: Pick<Sample, 'prompts'> & { dataset: Pick<TrainDataset, 'caption_dropout_rate'> },
+  expert: Expert,
+  draw: number,
+  random: RandomStreams,
+): PromptVariant {
+  const { caption_dropout_rate } = sample.dataset
+  const uniform = (purpose: Purpose): number => random.uniforms(purpose, expert, draw, 1)[0]!
+  if (caption_dropout_rate > 0 && uniform('captionDropout') < caption_dropout_rate) {
+    return promptPair(sample, 'dropped')
+  }
+  const { variants = [] } = sample.prompts
+  return variants.length > 0
+    ? variants[Math.floor(uniform('captionChoice') * variants.length)]!
+    : promptPair(sample, 'caption')
 }
 
 function timestepWeighting({

@@ -20,7 +20,7 @@ const purposes = {
   guidanceTarget: 12,
   rankDropout: 13,
   moduleDropout: 14,
-  tokenDropout: 15,
+  captionVariants: 15,
 } as const
 
 /** What a random number is for. */
