@@ -204,6 +204,39 @@ describe('kinora plan', () => {
   })
 })
 
+describe('what a job takes of a device', () => {
+  const env = (): NodeJS.ProcessEnv => ({
+    HOOK_URL: 'http://127.0.0.1:1/',
+    XDG_CACHE_HOME: join(folder, 'user-cache'),
+  })
+
+  it('is told by kinora plan, and the speed it measured is kept', async () => {
+    const args = ['plan', join(folder, 'job.yaml'), '--vram', '12']
+    const first = await runKinora(args, { env: env() })
+    expect(first.exitCode, first.stderr).toBe(0)
+    expect(first.stderr).toContain('Measuring how fast')
+    expect(first.stdout).toMatch(/of its 12\.00 GiB can be used/)
+    expect(first.stdout).toMatch(/Each block keeps block inputs in f32, .*: \d+×\d+×5\./)
+    expect(first.stdout).toMatch(/Device 0\.\d\d GiB at most .*; host 1\.\d\d GiB\./)
+    expect(first.stdout).toMatch(/ s a step, .* (minutes|hours) in all/)
+    const second = await runKinora([...args, '--json'], { env: env() })
+    expect(second.stderr).not.toContain('Measuring how fast')
+    expect(second.events.at(-1)).toMatchObject({
+      type: 'result',
+      result: { estimate: { fits: true, buckets: [{ share: 1 }], remedies: [] } },
+    })
+  })
+
+  it('ends kinora train before anything is cached, where it is too much', async () => {
+    const args = ['train', join(folder, 'job.yaml'), '--name', 'too-large', '--vram', '0.5']
+    const { exitCode, stderr } = await runKinora(args, { env: env() })
+    expect(exitCode).toBe(1)
+    expect(stderr).toContain('error TRAINER_WOULD_NOT_FIT')
+    expect(stderr).toContain('Nothing has been loaded.')
+    expect(stderr).not.toContain('latents')
+  })
+})
+
 describe('kinora export', () => {
   const out = (): string => join(folder, 'handed-over')
 
