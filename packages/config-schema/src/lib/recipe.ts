@@ -60,7 +60,7 @@ const samples: Record<Goal, Record<RecipeMemory, { resolution: number; numFrames
     12: { resolution: 384, numFrames: 41 },
     24: { resolution: 512, numFrames: 41 },
     48: { resolution: 512, numFrames: 81 },
-    80: { resolution: 768, numFrames: 81 },
+    80: { resolution: 768, numFrames: 65 },
   },
   style: {
     12: { resolution: 448, numFrames: 21 },

@@ -1,3 +1,10 @@
+import {
+  goals,
+  parseTrainJob,
+  recipe,
+  recipeMemories,
+  type BucketPlan,
+} from '@kinora/config-schema'
 import { parseTransformerConfig } from '@kinora/wan'
 import { describe, expect, it } from 'vitest'
 import { planTrainingMemory } from '../memory/plan-training-memory.ts'
@@ -5,7 +12,7 @@ import { leanPlan } from '../memory/recompute-plan.ts'
 import { deviceMemory, knownSpeed, secondsOf } from './device-speed.ts'
 import { estimateTraining, type TrainingDevice } from './estimate-training.ts'
 import { describeRecompute, recomputePlans } from './tell-estimate.ts'
-import type { BucketSize, TrainingSetup } from './training-setup.ts'
+import { trainingSetup, type BucketSize, type TrainingSetup } from './training-setup.ts'
 
 const gib = 2 ** 30
 const bucket = (side: number, numFrames = 41): BucketSize => ({
@@ -119,6 +126,31 @@ describe('the estimate of a job', () => {
     expect(secondsPerStep).toBeCloseTo(0.25 * small! + 0.75 * large!, 6)
     expect(hours! * 3600).toBeGreaterThan(1000 * secondsPerStep!)
   })
+})
+
+describe('every recipe that kinora init writes', () => {
+  it.each(goals.flatMap((goal) => recipeMemories.map((memory) => ({ goal, memory }))))(
+    'fits the device it is for: $goal on $memory GB',
+    async ({ goal, memory }) => {
+      const job = parseTrainJob(recipe(goal, memory), { fileName: 'job.yaml', later: 'accept' })
+      const [process] = job.config.process
+      const buckets = process.datasets.flatMap(({ resolution, num_frames: numFrames }) =>
+        resolution.map((side) => ({
+          ...{ width: side, height: side, numFrames, resolution: side },
+          ...{ batchSize: process.train.batch_size, items: [] },
+        })),
+      )
+      const plan: BucketPlan = { version: 1, tool: '', fps: 16, options: {}, buckets, skipped: [] }
+      const shape = { transformer: release.transformer, textLength: 512 }
+      const setup = trainingSetup(process, plan, shape, 'f16')
+      const sized = {
+        ...setup,
+        buckets: setup.buckets.map((each) => ({ ...each, batchSize: 1, numSamples: 1 })),
+      }
+      const { fits, deviceBytes, usableBytes } = await estimateTraining(sized, device(memory))
+      expect(fits, `${deviceBytes / gib} of ${usableBytes! / gib} GiB`).toBe(true)
+    },
+  )
 })
 
 describe('the plans of a run', () => {

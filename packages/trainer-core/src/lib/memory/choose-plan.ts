@@ -17,6 +17,9 @@ export function usableBytes(memoryBytes: number): number {
   return 0.94 * memoryBytes - 512 * 2 ** 20
 }
 
+/** Of the usable memory, what may be filled for the sake of speed: buffers lie idle between their uses. */
+const comfortableShare = 0.92
+
 /**
  * Chooses what is kept of each block: as much as the device has room for. Where its memory is not known, the leanest plan. Only
  * where blocks are streamed does anything go to host memory: as little as needed, or, memory unknown, as large a share of what is
@@ -53,7 +56,9 @@ export async function choosePlan(
   })
   if (await fits(lean)) {
     if (leanOnly || !checkpoint || streamedShare > 0) return choice(lean)
-    return choice(await last(richerPlans(compute), fits))
+    const roomy = async (plan: RecomputePlan): Promise<boolean> =>
+      (await memoryOf(plan)).totalBytes <= comfortableShare * budget
+    return choice(await last(richerPlans(compute), roomy))
   }
   if (streamedShare === 0 || !checkpoint) return choice(lean)
   const away = Array.from({ length: numLayers }, (_, i) => ({
