@@ -265,10 +265,6 @@ export const keyRules: readonly KeyRule[] = [
     step: 'It is broken in AI Toolkit for want of a step size; use cosine or linear.',
     polynomial: 'Use cosine or linear.',
   }),
-  ...rows('train', 'later', [
-    ['do_guidance_loss', 'The contrastive guidance loss is not there yet.', off],
-  ]),
-
   ...rows('model', 'inert', [
     ['compile', noCompile],
     ['block_compile', noCompile],

@@ -387,13 +387,11 @@ describe('bad input', () => {
     [{ train: 'lr: -1e-4' }, 'BAD_VALUE', 12, 13, /above 0/],
     [{ train: 'optimizer: adamw16bit' }, 'BAD_VALUE', 12, 20, /mean "adamw8bit"/],
     [{ train: 'optimizer: automagic' }, 'REFUSED', 12, 20, /automagic.*prodigy/],
-    [{ train: 'do_guidance_loss: true' }, 'NOT_YET', 12, 9, /not supported yet/],
     [{ train: 'timestep_type: one_step' }, 'REFUSED', 12, 24, /bands/],
     [{ train: 'noise_scheduler: ddpm' }, 'REFUSED', 12, 26, /flowmatch/],
     [{ train: 'loss_type: wavelet' }, 'REFUSED', 12, 20, /video latents/],
     [{ train: 'min_snr_gamma: 5' }, 'REFUSED', 12, 9, /DDPM/],
     [{ train: 'noise_offset: 0.1' }, 'REFUSED', 12, 9, /video latents/],
-    [{ train: 'do_guidance_loss: true' }, 'NOT_YET', 12, 9, /not supported yet/],
     [{ train: 'diff_output_preservation: true' }, 'CONFLICT', 12, 9, /trigger word/],
     [
       { process: 'network: {type: dora, network_kwargs: {rank_dropout: 0.1}}' },

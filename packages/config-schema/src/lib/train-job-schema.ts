@@ -450,14 +450,30 @@ const trainSchema = z
       .boolean()
       .default(false)
       .describe(
-        'Does nothing on its own in AI Toolkit, nor here; kinora.differential_guidance turns it on.',
+        'Does nothing on its own in AI Toolkit, nor here; with do_guidance_loss or kinora.differential_guidance it multiplies the gradient by its scale.',
       ),
     differential_guidance_scale: z.number().default(3),
-    do_guidance_loss: z.boolean().default(false).describe('Contrastive guidance loss.'),
-    guidance_loss_target: z.union([z.number(), z.tuple([z.number(), z.number()])]).default(3),
-    do_guidance_loss_cfg_zero: z.boolean().default(false),
-    guidance_loss_schedule: z.enum(['constant', 'sigma']).default('constant'),
-    unconditional_prompt: z.string().default(''),
+    do_guidance_loss: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Contrastive guidance loss: the target is pushed away from the output for unconditional_prompt (one more forward pass).',
+      ),
+    guidance_loss_target: z
+      .union([z.number(), z.tuple([z.number(), z.number()])])
+      .default(3)
+      .describe(
+        'How far: 1 is not at all. Of two numbers, one in between is drawn for each sample.',
+      ),
+    do_guidance_loss_cfg_zero: z
+      .boolean()
+      .default(false)
+      .describe('Scale that output to its share in the target first (CFG-Zero*).'),
+    guidance_loss_schedule: z
+      .enum(['constant', 'sigma'])
+      .default('constant')
+      .describe('sigma: the full distance at pure noise, none at the clean end.'),
+    unconditional_prompt: z.string().default('').describe('Of the contrastive guidance loss.'),
     do_prior_divergence: z
       .boolean()
       .default(false)

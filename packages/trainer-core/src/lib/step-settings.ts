@@ -39,9 +39,12 @@ export function stepOptions(
       : train.blank_prompt_preservation_multiplier,
     priorDivergence: train.do_prior_divergence,
     insideMaskOnly: train.inverted_mask_prior ? train.inverted_mask_prior_multiplier : undefined,
+    guidanceZero: train.do_guidance_loss_cfg_zero,
     // A target moved away from the prediction by a factor s: the gradient of the squared error is s times the ordinary one.
     gradientFactor:
-      kinora.differential_guidance && train.do_differential_guidance && train.loss_type === 'mse'
+      (kinora.differential_guidance || train.do_guidance_loss) &&
+      train.do_differential_guidance &&
+      train.loss_type === 'mse'
         ? train.differential_guidance_scale
         : 1,
     maxLoss: train.max_loss,

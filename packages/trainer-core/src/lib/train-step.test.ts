@@ -14,7 +14,7 @@ import { uploadFactors, type LoraOptions, type TrainedLora } from './lora-adapte
 import { LossScale } from './loss/loss-scale.ts'
 import { formOf } from './module-forms.ts'
 import type { MicroBatch } from './noise/prepare-micro-batch.ts'
-import { trainStep, type StepOptions } from './train-step.ts'
+import { predictVelocity, trainStep, type StepOptions } from './train-step.ts'
 
 // Gradients of whole steps against central differences of the loss that the step reports, in f64: what each option adds to the
 // loss is also what it adds to the gradient.
@@ -323,6 +323,50 @@ describe('a step', () => {
     )
     expect(white).toBeCloseTo(plainLoss, 12)
   })
+
+  it.each([false, true])(
+    'pushes the target from what it says to another prompt, scaled %s',
+    async (zero) => {
+      const other = text(77)
+      const factors = [3, 1]
+      const batch = makeBatch(1, { guidance: { text_BLD: other, factors } })
+      const { loss } = await look([batch], { guidanceZero: zero })
+      // Its definition, from the predictions for both prompts.
+      const predict = (text_BLD: Float32Array): Float64Array =>
+        cpu.scope(() => {
+          const { prediction } = predictVelocity(
+            device,
+            transformer,
+            makeBatch(1, { text_BLD }),
+            lora.adapters,
+          )
+          return cpu.readF64(prediction)
+        })
+      const [p, u, v] = [predict(batch.text_BLD), predict(other), some(2)]
+      const half = p.length / 2
+      let expected = 0
+      for (const [b, g] of factors.entries()) {
+        const [from, to] = [b * half, (b + 1) * half]
+        let [vu, uu] = [0, 0]
+        for (let i = from; i < to; i++) {
+          vu += v[i]! * u[i]!
+          uu += u[i]! ** 2
+        }
+        const alpha = zero ? vu / uu : 1
+        let sum = 0
+        for (let i = from; i < to; i++) {
+          const pushed = alpha * u[i]! + g * (v[i]! - alpha * u[i]!)
+          sum += (p[i]! - pushed) ** 2
+        }
+        expected += sum / half / 2
+      }
+      expect(loss).toBeCloseTo(expected, 9)
+      // At a factor of 1 it is the plain loss.
+      const { loss: plainLoss } = await look([makeBatch(1)], {})
+      const same = makeBatch(1, { guidance: { text_BLD: other, factors: [1, 1] } })
+      expect((await look([same], { guidanceZero: zero })).loss).toBeCloseTo(plainLoss, 12)
+    },
+  )
 
   it('leaves everything as it was above the largest loss', async () => {
     const { loss, gradients } = await look([makeBatch(1)], { maxLoss: 1e-3 })

@@ -30,6 +30,8 @@ export interface StepOptions {
    * for none.
    */
   insideMaskOnly?: number | undefined
+  /** Contrastive guidance: scales the unconditional prediction to the target's share in it (CFG-Zero*). */
+  guidanceZero?: boolean | undefined
   /** Multiplies the gradient of the main loss (differential guidance); 1 unless given. */
   gradientFactor?: number | undefined
   /** What of the network is left out of a micro-batch. */
@@ -218,6 +220,53 @@ function dropRanks(
 }
 
 /**
+ * The target of contrastive guidance: from what the model with its LoRA says to the unconditional prompt, u, towards the target v and
+ * beyond, α u + g (v − α u). With `guidanceZero` α is ⟨v, u⟩ / ‖u‖² for each item (CFG-Zero*), else 1. The caller releases.
+ */
+async function pushedTarget(
+  device: Device,
+  { guidance, textShape }: MicroBatch & { guidance: NonNullable<MicroBatch['guidance']> },
+  { guidanceZero = false }: StepOptions,
+  target: Tensor,
+  forward: (text: Tensor) => Tensor,
+): Promise<Tensor> {
+  const { ops } = device
+  const u = device.scope(() => forward(device.upload(guidance.text_BLD, textShape, 'f32')))
+  const item = (x: Tensor, b: number): Tensor => ops.slice(x, 0, b, b + 1)
+  const row = (x: Tensor, b: number): Tensor =>
+    ops.reshape(item(x, b), [1, x.shape.slice(1).reduce((n, extent) => n * extent, 1)])
+  try {
+    let alphas = guidance.factors.map(() => 1)
+    if (guidanceZero) {
+      const products = device.scope(() =>
+        ops.concat(
+          guidance.factors.flatMap((_, b) =>
+            [target, u].map((x) => ops.reshape(ops.linear(row(x, b), row(u, b)), [1])),
+          ),
+          0,
+        ),
+      )
+      const values = (await device.read(products)) as Float32Array
+      device.release(products)
+      alphas = alphas.map((_, b) => values[2 * b]! / (values[2 * b + 1]! || 1))
+    }
+    return device.scope(() =>
+      ops.concat(
+        guidance.factors.map((g, b) =>
+          ops.add(
+            ops.affine(item(target, b), { scale: g }),
+            ops.affine(item(u, b), { scale: alphas[b]! * (1 - g) }),
+          ),
+        ),
+        0,
+      ),
+    )
+  } finally {
+    device.release(u)
+  }
+}
+
+/**
  * Queues the forward and backward passes of a step, waiting only for what goes to host memory between them. The caller releases.
  */
 async function queueGradients(
@@ -317,6 +366,14 @@ async function queueGradients(
           )
         }
 
+        const { guidance } = batch
+        const guided =
+          guidance && !dataset.prior_reg
+            ? await pushedTarget(device, { ...batch, guidance }, options, target, (text) =>
+                transformer.forward(ops, { ...input, text }, { adapters }),
+              )
+            : undefined
+        if (guided) held.push(guided)
         // Outside the mask the LoRA is to do what the base model does.
         const outside =
           options.insideMaskOnly !== undefined && batch.mask_BFHW
@@ -332,7 +389,7 @@ async function queueGradients(
         const base = needsBase ? hold(() => transformer.forward(ops, input)) : undefined
         const terms = await gradients(forward(input.text), [
           {
-            target: dataset.prior_reg ? base! : target,
+            target: dataset.prior_reg ? base! : (guided ?? target),
             kind: options.lossKind,
             mask,
             itemScale: batch.weights.map((each) => each * share * (options.gradientFactor ?? 1)),

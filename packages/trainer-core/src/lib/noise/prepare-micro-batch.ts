@@ -26,6 +26,10 @@ export interface MicroBatch {
   readonly textShape: readonly [number, number, number]
   /** Prompts of the preservation pass, where the job has one. */
   readonly preservationText_BLD: Float32Array | undefined
+  /** Contrastive guidance: the unconditional prompt, and how far from it each item's target is pushed. */
+  readonly guidance?:
+    | { readonly text_BLD: Float32Array; readonly factors: readonly number[] }
+    | undefined
   /** Loss masks [B, F, H, W], where any sample has one: shares of white, 1 for a sample without. */
   readonly mask_BFHW?: Float32Array | undefined
   /** The same as factors of the loss, of mean 1 a sample. */
@@ -156,8 +160,26 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
     }
   }
 
+  /** Factor of contrastive guidance of each item: given, or drawn from a range, and with `sigma` 1 at the clean end. */
+  async function guidanceOf(
+    expert: Expert,
+    timesteps: readonly number[],
+    draw: number,
+  ): Promise<MicroBatch['guidance']> {
+    if (!train.do_guidance_loss) return undefined
+    const asked = train.guidance_loss_target
+    const factors = timesteps.map((t, b) => {
+      const [least, most] = typeof asked === 'number' ? [asked, asked] : asked
+      const u = least === most ? 0 : random.uniforms('guidanceTarget', expert, draw + b, 1)[0]!
+      const factor = least + (most - least) * u
+      return train.guidance_loss_schedule === 'sigma' ? 1 + (factor - 1) * (t / 1000) : factor
+    })
+    const { text_BLD } = await encodeTexts(timesteps.map(() => train.unconditional_prompt))
+    return { text_BLD, factors }
+  }
+
   return {
-    prepare(expert, samples, draw) {
+    async prepare(expert, samples, draw) {
       const timesteps = samples.map(({ dataset }, b) =>
         timestepAt(uniformOf(expert, draw + b), expert, {
           type: train.timestep_type,
@@ -179,7 +201,8 @@ export function createMicroBatches(options: PrepareOptions): MicroBatches {
           ? { posterior: random.normals('posterior', expert, draw + b, length) }
           : {}),
       })
-      return assemble(samples, timesteps, noiseOf, weights, prompts)
+      const guidance = await guidanceOf(expert, timesteps, draw)
+      return { ...(await assemble(samples, timesteps, noiseOf, weights, prompts)), guidance }
     },
     prepareFixed: (expert, sample, timestep, index) =>
       assemble(
