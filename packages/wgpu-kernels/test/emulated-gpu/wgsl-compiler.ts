@@ -402,7 +402,7 @@ export function compileWgsl(source: string): CompiledShader {
       if (type.kind !== 'matrix') return fail('a fragment is loaded')
       return {
         type,
-        js: `(yield ['load',${sites++},${pointer.js},${offset.js},${stride.js},'${order}','${type.role}','${type.of}'])`,
+        js: `(yield R.wait(L,'load',${sites++},${pointer.js},${offset.js},${stride.js},'${order}','${type.role}','${type.of}'))`,
       }
     }
     if (token === 'subgroupMatrixStore') {
@@ -413,7 +413,7 @@ export function compileWgsl(source: string): CompiledShader {
       const [pointer, offset, value, stride] = callArguments() as [Value, Value, Value, Value]
       return {
         type: VOID,
-        js: `(yield ['store',${sites++},${pointer.js},${offset.js},${stride.js},'${order}',${value.js}])`,
+        js: `(yield R.wait(L,'store',${sites++},${pointer.js},${offset.js},${stride.js},'${order}',${value.js}))`,
       }
     }
     const isConstructor =
@@ -442,7 +442,7 @@ export function compileWgsl(source: string): CompiledShader {
       case 'workgroupBarrier':
       case 'storageBarrier':
       case 'subgroupBarrier':
-        return { type: VOID, js: `(yield ['barrier',${sites++}])` }
+        return { type: VOID, js: `(yield R.wait(L,'barrier',${sites++}))` }
       case 'workgroupUniformLoad': {
         if (first!.type.kind !== 'pointer') return fail('a pointer is loaded')
         const { type } = first!.type.global
@@ -450,16 +450,19 @@ export function compileWgsl(source: string): CompiledShader {
         return { type, js: `(yield* R.uniformLoad(${js[0]},${sites - 2},${sites - 1},L))` }
       }
       case 'subgroupMatrixMultiplyAccumulate':
-        return { type: values[2]!.type, js: `(yield ['multiply',${sites++},${js.join(',')}])` }
+        return {
+          type: values[2]!.type,
+          js: `(yield R.wait(L,'multiply',${sites++},${js.join(',')}))`,
+        }
       case 'subgroupShuffleXor':
       case 'subgroupShuffle':
       case 'subgroupBroadcast':
-        return { type: first!.type, js: `(yield ['${name}',${sites++},${js[0]},${js[1]}])` }
+        return { type: first!.type, js: `(yield R.wait(L,'${name}',${sites++},${js[0]},${js[1]}))` }
       case 'subgroupAdd':
       case 'subgroupMax':
         return {
           type: first!.type,
-          js: `(yield ['${name}',${sites++},${js[0]},'${elementOf(first!.type)}'])`,
+          js: `(yield R.wait(L,'${name}',${sites++},${js[0]},'${elementOf(first!.type)}'))`,
         }
     }
     if (!PURE.has(name)) return fail(`unknown function ${name}`)

@@ -29,7 +29,17 @@ function halfBits(value: number): number {
 const half = (value: number): number => halves[halfBits(value)]!
 
 /** What a lane waits for: the operation, where in the text it is, and its arguments. */
-type Wait = readonly [kind: string, site: number, ...rest: unknown[]]
+interface Wait {
+  kind: string
+  site: number
+  readonly operands: unknown[]
+}
+/** One for each lane, used again and again: lanes wait too often for a new one each time. */
+const waiting: readonly Wait[] = Array.from({ length: 1024 }, () => ({
+  kind: '',
+  site: 0,
+  operands: [undefined, undefined, undefined, undefined, undefined, undefined],
+}))
 
 interface Fragment {
   readonly role: string
@@ -279,6 +289,29 @@ const runtime = {
       wrap(of, fn(...values.map((value) => (Array.isArray(value) ? value[i]! : value) as number)))
     return size === 1 ? one(0) : Array.from({ length: size }, (_, i) => one(i))
   },
+  wait(
+    lane: number,
+    kind: string,
+    site: number,
+    a?: unknown,
+    b?: unknown,
+    c?: unknown,
+    d?: unknown,
+    e?: unknown,
+    f?: unknown,
+  ): Wait {
+    const wait = waiting[lane]!
+    wait.kind = kind
+    wait.site = site
+    const { operands } = wait
+    operands[0] = a
+    operands[1] = b
+    operands[2] = c
+    operands[3] = d
+    operands[4] = e
+    operands[5] = f
+    return wait
+  },
   matrix: (role: string, of: ScalarName): Fragment => ({ role, of, values: new Float32Array(256) }),
   read(view: View, index: number, lane: number) {
     view.check(index)
@@ -310,9 +343,9 @@ const runtime = {
     after: number,
     lane: number,
   ): Generator<unknown, unknown> {
-    yield ['barrier', before]
+    yield runtime.wait(lane, 'barrier', before)
     const value = runtime.read(view, 0, lane)
-    yield ['barrier', after]
+    yield runtime.wait(lane, 'barrier', after)
     return value
   },
 }
@@ -497,9 +530,11 @@ function runSubgroup(
     if (ended > 0) throw new Error('lanes of a subgroup end apart')
     const wait = waits[0]!
     for (const other of waits) {
-      if (other[1] !== wait[1]) throw new Error(`lanes of a subgroup diverge at ${wait[0]}`)
+      if (other.site !== wait.site) {
+        throw new Error(`lanes of a subgroup diverge at ${wait.kind}`)
+      }
     }
-    if (wait[0] === 'barrier') return wait[1]
+    if (wait.kind === 'barrier') return wait.site
     answerAll(wait, waits, members, answers, subgroup)
   }
 }
@@ -511,28 +546,32 @@ function answerAll(
   answers: unknown[],
   subgroup: number,
 ): void {
-  const [kind, , ...rest] = wait
-  const own = (lane: number): unknown => waits[lane - members[0]!]![2]
+  const { kind, operands } = wait
+  const own = (lane: number): unknown => waits[lane - members[0]!]!.operands[0]
   switch (kind) {
     case 'load':
     case 'store': {
-      const [view, offset, stride, order] = rest as [View, number, number, string]
+      const [view, offset, stride, order] = operands as [View, number, number, string]
       for (const other of waits) {
-        if (other[2] !== view || other[3] !== offset || other[4] !== stride) {
+        if (
+          other.operands[0] !== view ||
+          other.operands[1] !== offset ||
+          other.operands[2] !== stride
+        ) {
           throw new Error(`lanes of a subgroup give other addresses of ${view.name}`)
         }
       }
       const fragment =
         kind === 'store'
-          ? (rest[4] as Fragment)
-          : runtime.matrix(rest[4] as string, rest[5] as ScalarName)
+          ? (operands[4] as Fragment)
+          : runtime.matrix(operands[4] as string, operands[5] as ScalarName)
       if (kind === 'store' && !view.isWritable) throw new Error(`${view.name} is read only`)
       moveFragment(view, fragment, order, offset, stride, subgroup, kind === 'store')
       for (const lane of members) answers[lane] = fragment
       return
     }
     case 'multiply': {
-      const product = multiply(...(rest as [Fragment, Fragment, Fragment]))
+      const product = multiply(...(operands.slice(0, 3) as [Fragment, Fragment, Fragment]))
       for (const lane of members) answers[lane] = product
       return
     }
@@ -540,14 +579,14 @@ function answerAll(
     case 'subgroupShuffle':
     case 'subgroupBroadcast':
       for (const lane of members) {
-        const source = waits[lane - members[0]!]![3] as number
+        const source = waits[lane - members[0]!]!.operands[1] as number
         const index = kind === 'subgroupShuffleXor' ? (lane - members[0]!) ^ source : source
         answers[lane] = own(members[0]! + index)
       }
       return
     case 'subgroupAdd':
     case 'subgroupMax': {
-      const of = rest[1] as ScalarName
+      const of = operands[1] as ScalarName
       const combined = (values: readonly number[]): number =>
         values.reduce((a, b) => (kind === 'subgroupAdd' ? wrap(of, a + b) : Math.max(a, b)))
       const values = members.map(own) as (number | readonly number[])[]
