@@ -34,15 +34,17 @@ interface Outcome {
 interface Changes {
   model?: Record<string, unknown>
   train?: Record<string, unknown>
+  network?: Record<string, unknown>
 }
 
 /** Four steps, turn by turn. */
-function jobWith({ model = {}, train: training = {} }: Changes) {
+function jobWith({ model = {}, train: training = {}, network = {} }: Changes) {
   const { name_or_path, arch } = run.job().config.process[0].model
   return run.job({
     model: { name_or_path, arch, ...model },
     train: { steps: 4, switch_boundary_every: 1, ...training },
     save: { save_every: 0 },
+    network,
   })
 }
 
@@ -126,6 +128,23 @@ describe('training on a packed base', () => {
     expect(loaded.losses).toEqual(resident.losses)
     expect(loaded.loras).toEqual(resident.loras)
   }, 180_000)
+
+  it.each(['dora', 'lokr'])(
+    'gives the same bytes for a %s, resident or streamed',
+    async (type) => {
+      const packed = { quantize: true, qtype: 'uint4', quantize_te: false }
+      const network = { type }
+      const resident = await trainWith(`${type}-resident`, { network, model: packed })
+      const streamed = await trainWith(`${type}-streamed`, {
+        network,
+        model: { ...packed, low_vram: true, layer_offloading: true },
+      })
+      expect(streamed.loras).toEqual(resident.loras)
+      expect(streamed.losses).toEqual(resident.losses)
+      expect(resident.losses.every(Number.isFinite)).toBe(true)
+    },
+    120_000,
+  )
 
   it('measures on what a job trains on, and packs with an adapter that minds it', async () => {
     const statistics = join(run.folder, 'sizes.safetensors')

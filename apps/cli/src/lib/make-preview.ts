@@ -3,7 +3,16 @@ import { dirname, join, resolve } from 'node:path'
 import { readBucketPlan, type TrainJob } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
 import type { Expert } from '@kinora/lora-files'
-import { probe, readFrames, writeImage, writeVideo, writeWebp, type RgbImage } from '@kinora/media'
+import {
+  isImageFile,
+  probe,
+  readFrames,
+  readImage,
+  writeImage,
+  writeVideo,
+  writeWebp,
+  type RgbImage,
+} from '@kinora/media'
 import { openPipeline, type PipelineLora } from '@kinora/sampler'
 import type { RunContext } from '@kinora/stage'
 import type { PreviewRequest, TrainContext } from '@kinora/trainer-core'
@@ -112,6 +121,7 @@ async function firstFrame(
   const plan = readBucketPlan(await readFile(planFile, 'utf8'), { fileName: planFile })
   const clips = [...new Set(plan.buckets.flatMap(({ items }) => items.map(({ clip }) => clip)))]
   const clip = resolve(dirname(planFile), clips[index % clips.length]!)
+  if (isImageFile(clip)) return readImage(clip, { ...size, fit: 'cover' })
   const facts = await probe(clip, { signal })
   const scale = Math.min(facts.width / size.width, facts.height / size.height)
   const width = Math.round(size.width * scale)

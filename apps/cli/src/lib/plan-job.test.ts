@@ -1,6 +1,6 @@
 import { parseTrainJob } from '@kinora/config-schema'
 import { describe, expect, it } from 'vitest'
-import { planOptions } from './plan-job.ts'
+import { planOptions, validationPlanOptions } from './plan-job.ts'
 
 function jobOf(datasets: string, kinora = '') {
   return parseTrainJob(
@@ -20,6 +20,27 @@ ${kinora}`,
 }
 
 describe('planOptions', () => {
+  it('takes still pictures for sets of one frame alone', () => {
+    const job = jobOf(`        - {folder_path: stills, num_frames: 1}
+        - {folder_path: clips, num_frames: 5}`)
+    const [stills, clips] = planOptions(job, 'plan.json').datasets!
+    expect(stills).toMatchObject({ images: true })
+    expect(clips).not.toHaveProperty('images')
+  })
+
+  it('plans held-out clips as the first set that is learned, each once and as it is', () => {
+    const datasets = `        - {folder_path: calm, num_frames: 9, is_reg: true}
+        - {folder_path: clips, num_frames: 5, num_repeats: 3, flip_x: true, loss_multiplier: 2}`
+    expect(validationPlanOptions(jobOf(datasets), 'held.json')).toBeUndefined()
+    const job = jobOf(datasets, '      kinora: {validation: {folder: held}}')
+    const { options, dataset } = validationPlanOptions(job, 'held.json')!
+    expect(dataset).toBe(1)
+    expect(options.out).toBe('held.json')
+    expect(options.datasets).toMatchObject([
+      { source: 'held', numFrames: 5, repeats: 1, weight: 1, flipX: false, regularisation: false },
+    ])
+  })
+
   it("asks for AI Toolkit's sizes and frames, dataset by dataset", () => {
     const job =
       jobOf(`        - {folder_path: clips, resolution: [256, 512], num_frames: 17, num_repeats: 3, flip_x: true}
