@@ -42,6 +42,28 @@ describe('the guide', () => {
   })
 })
 
+describe('the table of options', () => {
+  it('names keys that a job has, and tests that there are', async () => {
+    const page = await read('options.md')
+    const rows = page.split('\n').filter((line) => /^\| (?!option|-)/.test(line))
+    expect(rows.length).toBeGreaterThan(50)
+    for (const row of rows) {
+      const [, cell] = row.split(' | ')
+      const keys = [...cell!.matchAll(/`([^`]+)`/g)].map(([, key]) => key!)
+      expect(keys.length, row).toBeGreaterThan(0)
+      expect(
+        keys.filter((key) => !isKey(key)),
+        row,
+      ).toEqual([])
+      const tests = [...row.matchAll(/\]\(([^)]+)\) “([^”]+)”/g)]
+      expect(tests.length, row).toBeGreaterThan(0)
+      for (const [, file, words] of tests) {
+        expect(await read(file!), `${file}: ${words}`).toContain(words)
+      }
+    }
+  })
+})
+
 interface Node {
   properties?: Record<string, Node>
   items?: Node | Node[]
