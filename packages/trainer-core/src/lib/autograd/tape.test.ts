@@ -459,9 +459,12 @@ describe('checkpoint', () => {
         const wanted = [x, w.adapter.a, w.adapter.b, w.adapter2.a, w.adapter2.b]
         const calls: string[] = []
         const counting = countCalls(device, calls)
-        const run = (fn: (ops: Ops, input: Tensor) => Tensor): Float64Array[] => {
+        const run = (
+          fn: (ops: Ops, input: Tensor) => Tensor,
+          firstInputAs: 'f16' | undefined,
+        ): Float64Array[] => {
           const tape = createTape(counting, { watch: wanted })
-          const out = tape.ops.checkpoint(fn, [x], { keep })
+          const out = tape.ops.checkpoint(fn, [x], { keep, firstInputAs })
           calls.length = 0
           const grads = tape.backward([{ tensor: out, grad: c }], wanted)
           const values = wanted.map((tensor) => device.readF64(grads.get(tensor)!))
@@ -469,10 +472,13 @@ describe('checkpoint', () => {
           device.release(out)
           return values
         }
-        const whole = run((ops, input) => block(ops, input, w))
-        const live = device.memory().liveBytes
-        expect(run((ops, input) => inParts(ops, input, w, inner))).toEqual(whole)
-        expect(device.memory().liveBytes).toBe(live)
+        for (const firstInputAs of [undefined, 'f16'] as const) {
+          const whole = run((ops, input) => block(ops, input, w), firstInputAs)
+          const live = device.memory().liveBytes
+          const parts = run((ops, input) => inParts(ops, input, w, inner), firstInputAs)
+          expect(parts).toEqual(whole)
+          expect(device.memory().liveBytes).toBe(live)
+        }
         expect(calls.filter((call) => call === 'linear')).toHaveLength(linears)
         expect(calls.filter((call) => call === 'attention')).toHaveLength(attentions)
       })

@@ -88,12 +88,20 @@ interface Part {
   end: number
 }
 
+/** A tensor that can be made again, from what is held of it: it need not live between its uses. */
+interface Remade {
+  tensor: Tensor
+  make: () => Tensor
+}
+
 /** How the second run of a checkpointed block goes: results that stand in for running an op, by op. */
 interface Replay {
   names: readonly string[]
   standIns: readonly (readonly Tensor[] | undefined)[]
   /** Whether a stand-in is a result that was kept. */
   isKept: readonly boolean[]
+  /** The block's first input, where it was rounded. */
+  remade: Remade | undefined
 }
 
 const isTensor = (grad: OutputGrad): grad is Tensor => 'shape' in grad
@@ -207,15 +215,17 @@ class RecordingTape implements Tape {
     const [firstInput] = inputs
     const rounded =
       firstInputAs && firstInput?.dtype === 'f32'
-        ? device.scope(() => device.retain(device.ops.cast(firstInput, firstInputAs)))
+        ? this.#keptFrom(() => device.ops.cast(firstInput, firstInputAs))
         : undefined
     const isOnTape = made.has(result) && this.#isReached(outside)
     const heldInput = rounded ?? firstInput
+    const above = this.#replay?.remade
+    const remade = above && firstInput === above.tensor ? above : undefined
     const leaving = inHostMemory && isOnTape && heldInput ? [heldInput, ...kept] : []
     const away = leaving.length > 0 ? this.#sendAway(leaving) : undefined
     const saved = away
       ? outside.filter((tensor) => tensor !== firstInput)
-      : [...outside.filter((tensor) => !rounded || tensor !== firstInput), ...kept]
+      : [...outside.filter((tensor) => !(rounded || remade) || tensor !== firstInput), ...kept]
     const passes: number[] = []
     let again: RecordingTape | undefined
     // A block that returns what it was given has nothing to go back through.
@@ -229,7 +239,9 @@ class RecordingTape implements Tape {
           saves: () => (rounded && !away ? [...saved, rounded] : saved),
           grad: ([dout], needs) => {
             const [held, ...keptNow] = away ? this.#bringBack(away) : [heldInput, ...kept]
-            const firstNow = rounded ? device.ops.cast(held!, 'f32') : held
+            // Made again for the block's parts too, each when its turn comes.
+            const make = (): Tensor => device.ops.cast(held!, 'f32')
+            const firstNow = rounded ? this.#keptFrom(make) : remade ? remade.make() : held
             const now = outside.map((tensor) =>
               tensor === firstInput && firstNow ? firstNow : tensor,
             )
@@ -238,12 +250,17 @@ class RecordingTape implements Tape {
             const second = new RecordingTape(
               device,
               { watch: wanted },
-              planReplay(steps, parts, (tensor) => standIn.get(tensor) ?? tensor),
+              {
+                ...planReplay(steps, parts, (tensor) => standIn.get(tensor) ?? tensor),
+                remade: rounded && { tensor: firstNow!, make },
+              },
             )
             again = second
             const output = device.scope(() =>
               fn(second.ops, ...inputs.map((input) => now[outside.indexOf(input)] ?? input)),
             )
+            // What reads it on the way back holds it, or makes it again.
+            if (rounded) device.release(firstNow!)
             const grads = second.backward([{ tensor: output, grad: dout! }], wanted)
             return now.map((tensor, i) => {
               if (grads.has(tensor) && !second.#slots.get(tensor)!.exclusive) passes.push(i)
@@ -283,6 +300,15 @@ class RecordingTape implements Tape {
     return away
   }
 
+  /** A tensor with one owner, the caller, whatever scopes are open. */
+  #keptFrom(make: () => Tensor): Tensor {
+    let kept: Tensor | undefined
+    this.#device.scope(() => {
+      kept = this.#device.retain(make())
+    })
+    return kept!
+  }
+
   async settle(): Promise<void> {
     for (const away of this.#away) away.parked ??= await Promise.all(away.parking)
   }
@@ -301,12 +327,9 @@ class RecordingTape implements Tape {
     if (!parked) throw trainerErrors.NOT_SETTLED()
     const device = this.#device
     away.back = parked.map((copy) => {
-      let into: Tensor | undefined
-      device.scope(() => {
-        into = device.retain(device.zeros(copy.shape, copy.dtype))
-      })
-      device.unpark(copy, into!)
-      return into!
+      const into = this.#keptFrom(() => device.zeros(copy.shape, copy.dtype))
+      device.unpark(copy, into)
+      return into
     })
   }
 
@@ -460,7 +483,7 @@ function planReplay(
   steps: readonly Step[],
   parts: readonly Part[],
   standIn: (kept: Tensor) => Tensor,
-): Replay {
+): Omit<Replay, 'remade'> {
   const read = new Set<Tensor>()
   const ofParts = new Set<Step>()
   for (const { start, end } of parts) {

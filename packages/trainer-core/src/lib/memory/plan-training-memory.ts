@@ -113,7 +113,8 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
     loraBytes: at('loraBytes') * trainedExperts,
     stepBytes,
     keptBytes: keptOfBlock * (numLayers - numAway),
-    hostBytes: host + numAway * keptOfBlock,
+    // On its way out it is in memory that the device writes, then in memory that the device reads.
+    hostBytes: host + 2 * numAway * keptOfBlock,
     work: {
       linearFlops: at('linearFlops'),
       attentionFlops: at('attentionFlops'),
