@@ -9,8 +9,9 @@ import {
 } from './frame-signature.ts'
 import { createGradualScan } from './gradual-scan.ts'
 import { buildPyramid, type LumaPyramid } from './luma-pyramid.ts'
-import { measureStep } from './motion-step.ts'
-import type { DarkBorder, VideoAnalysis } from './video-analysis.ts'
+import { measureStep, type MotionStep } from './motion-step.ts'
+import { createNumberColumns } from './number-columns.ts'
+import type { DarkBorder, FrameMeasures, VideoAnalysis } from './video-analysis.ts'
 
 /** Pixels of the small picture that is measured, whatever the shape of the footage: 192 × 108 for 16:9. */
 const smallArea = 192 * 108
@@ -41,32 +42,11 @@ export async function analyseVideo(
   }: RunContext & { threads?: number; onProgress?: (seconds: number) => void } = {},
 ): Promise<VideoAnalysis> {
   const { width, height } = smallSize(probe)
-  const analysis: VideoAnalysis = {
-    version: 1,
-    probe: withoutFile(probe),
-    width,
-    height,
-    frames: {
-      time: [],
-      color: [],
-      structure: [],
-      content: [],
-      backAfter: [],
-      change: [],
-      mean: [],
-      deviation: [],
-      black: [],
-      white: [],
-    },
-    steps: [],
-    borders: [],
-    gradual: [],
-    numDecodeErrors: 0,
-  }
-  const { frames } = analysis
+  const frames = createNumberColumns(frameDigits)
+  const steps = createNumberColumns(stepDigits)
+  const borders = createNumberColumns(borderDigits)
   const candidates: { index: number; before: FrameSignature; jump: number; until: number }[] = []
   const scan = createGradualScan()
-  analysis.gradual = scan.windows
 
   let previous: { frame: VideoFrame; signature: FrameSignature } | undefined
   let step: { time: number; pyramid: LumaPyramid } | undefined
@@ -82,22 +62,24 @@ export async function analyseVideo(
     const difference = previous
       ? compareFrames(previous.signature, signature)
       : { color: 0, structure: 0 }
-    frames.time.push(rounded(time, 6))
-    frames.color.push(rounded(difference.color, 4))
-    frames.structure.push(rounded(difference.structure, 4))
-    frames.content.push(previous ? rounded(contentChange(previous.signature, signature), 2) : 0)
-    frames.change.push(previous ? rounded(lumaChange(previous.frame, frame), 3) : 0)
-    frames.backAfter.push(0)
-    frames.mean.push(rounded(signature.mean, 1))
-    frames.deviation.push(rounded(signature.deviation, 2))
-    frames.black.push(rounded(signature.black, 3))
-    frames.white.push(rounded(signature.white, 3))
+    frames.push({
+      time,
+      color: difference.color,
+      structure: difference.structure,
+      content: previous ? contentChange(previous.signature, signature) : 0,
+      change: previous ? lumaChange(previous.frame, frame) : 0,
+      backAfter: 0,
+      mean: signature.mean,
+      deviation: signature.deviation,
+      black: signature.black,
+      white: signature.white,
+    })
 
     while (candidates[0] && time > candidates[0].until) candidates.shift()
     for (const { index, before, jump } of candidates) {
-      if (frames.backAfter[index] !== 0) continue
+      if (frames.get(index, 'backAfter') !== 0) continue
       if (dissimilarity(compareFrames(before, signature)) < backShare * jump)
-        frames.backAfter[index] = frame.index - index
+        frames.set(index, 'backAfter', frame.index - index)
     }
     const jump = dissimilarity(difference)
     if (previous && jump >= candidateDissimilarity) {
@@ -112,9 +94,8 @@ export async function analyseVideo(
     if (!step || time - step.time >= stepSeconds) {
       const pyramid = buildPyramid(frame.data, width, height)
       if (step) {
-        const measured = measureStep(step.pyramid, pyramid, { from: step.time, to: time })
-        analysis.steps.push(roundedValues(measured, 5))
-        analysis.borders.push(darkBorder(frame))
+        steps.push(measureStep(step.pyramid, pyramid, { from: step.time, to: time }))
+        borders.push(darkBorder(frame))
       }
       scan.push(time, pyramid[2] ?? pyramid.at(-1)!)
       step = { time, pyramid }
@@ -125,8 +106,57 @@ export async function analyseVideo(
       onProgress?.(time)
     }
   }
-  return analysis
+  return {
+    version: 1,
+    probe: withoutFile(probe),
+    width,
+    height,
+    frames: Object.fromEntries(
+      Object.keys(frameDigits).map((field) => [field, frames.list(field as keyof FrameMeasures)]),
+    ) as unknown as FrameMeasures,
+    steps: steps.rows(),
+    borders: borders.rows(),
+    gradual: scan.windows,
+    numDecodeErrors: 0,
+  }
 }
+
+/** Decimal places of what is measured: what the measures are good for, and short in the stored analysis. */
+const frameDigits = {
+  time: 6,
+  color: 4,
+  structure: 4,
+  content: 2,
+  backAfter: 0,
+  change: 3,
+  mean: 1,
+  deviation: 2,
+  black: 3,
+  white: 3,
+} satisfies Record<keyof FrameMeasures, number>
+
+const stepDigits = {
+  from: 6,
+  to: 6,
+  x: 5,
+  y: 5,
+  zoom: 5,
+  roll: 5,
+  agreement: 5,
+  numPoints: 0,
+  energy: 5,
+  subject: 5,
+  expansion: 5,
+  parallax: 5,
+  turnX: 5,
+  turnY: 5,
+  counterflow: 5,
+} satisfies Record<keyof MotionStep, number>
+
+const borderDigits = { top: 0, bottom: 0, left: 0, right: 0 } satisfies Record<
+  keyof DarkBorder,
+  number
+>
 
 /** Even sides, the footage's shape, about `smallArea` pixels; never more than the footage has. */
 function smallSize({ width, height }: MediaProbe): { width: number; height: number } {
@@ -168,15 +198,4 @@ function darkBorder({ width, height, data }: VideoFrame): DarkBorder {
     left: depth(darkColumn, 0, 1, width),
     right: depth(darkColumn, width - 1, -1, width),
   }
-}
-
-function rounded(value: number, digits: number): number {
-  const scale = 10 ** digits
-  return Math.round(value * scale) / scale
-}
-
-function roundedValues<T extends object>(values: T, digits: number): T {
-  const result: Record<string, number> = {}
-  for (const [key, value] of Object.entries(values)) result[key] = rounded(value as number, digits)
-  return result as T
 }

@@ -1,5 +1,4 @@
 import type { VideoFrame } from '@kinora/media'
-import sharp from 'sharp'
 
 /** Pictures of a strip, and the height of each in pixels. */
 export const stripCount = 6
@@ -7,6 +6,8 @@ const stripHeight = 108
 
 /** Joins some frames of a clip into one JPEG, left to right. */
 export async function drawContactStrip(frames: readonly VideoFrame[]): Promise<Uint8Array> {
+  // Loaded when it is needed: measuring footage does without its 30 MB.
+  const { default: sharp } = await import('sharp')
   const first = frames[0]!
   const height = stripHeight
   const width = Math.max(8, Math.round((first.width * height) / first.height))

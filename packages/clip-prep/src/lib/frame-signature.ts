@@ -28,12 +28,21 @@ const blown = 233
 /** Mean edge strength below which a picture is flat: what the noise of a good encoder leaves on a blank wall. */
 const flatEdges = 1.5
 
+/** Room for what lives only while a frame is measured: thousands of frames a minute would leave it to the collector. */
+let scratch = { half: new Float32Array(0), rough: new Float32Array(0) }
+
+function scratchOf(numPixels: number): typeof scratch {
+  if (scratch.half.length !== numPixels)
+    scratch = { half: new Float32Array(numPixels), rough: new Float32Array(numPixels) }
+  return scratch
+}
+
 /** Measures a frame that was read as `yuv420p`. Both sides must be even. */
 export function measureFrame({ width, height, data }: VideoFrame): FrameSignature {
   const halfWidth = width >> 1
   const halfHeight = height >> 1
   const numPixels = halfWidth * halfHeight
-  const half = new Float32Array(numPixels)
+  const { half } = scratchOf(numPixels)
   const histogram = new Float32Array(lumaBins * chromaBins * chromaBins)
   const hsv = new Uint8Array(3 * numPixels)
   const uOffset = width * height
@@ -85,7 +94,8 @@ function addSoftly(histogram: Float32Array, luma: number, row: number, share: nu
 }
 
 function edgeMap(half: Float32Array, width: number, height: number) {
-  const rough = new Float32Array(half.length)
+  // Its border stays 0.
+  const rough = scratchOf(half.length).rough.fill(0)
   for (let y = 1; y < height - 1; y++) {
     for (let x = 1, at = y * width + 1; x < width - 1; x++, at++) {
       rough[at] =

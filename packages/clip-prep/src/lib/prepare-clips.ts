@@ -162,7 +162,7 @@ async function* analyseAll(
   const plans = new Map<string, AnalysedPlan>()
   const refused = new Map<string, DroppedRecord>()
   const hashes = new Map<string, string>()
-  const threads = Math.max(1, Math.floor(availableParallelism() / Math.min(jobs, files.length)))
+  const threads = threadsOf(Math.min(jobs, files.length))
   let done = 0
   yield { type: 'started', phase: 'analyse', total: files.length }
   // Shares of the files under way, so that a long one shows progress of its own.
@@ -238,6 +238,14 @@ async function* analyseAll(
   return { plans, dropped, numRefused: refused.size }
 }
 
+/**
+ * Threads of each ffmpeg when so many run at once. Every thread of a decoder holds pictures of its own (3 MB each at 1080p),
+ * and beyond two it only waits for what is made of its frames.
+ */
+function threadsOf(jobs: number): number {
+  return Math.max(1, Math.min(2, Math.floor(availableParallelism() / Math.max(1, jobs))))
+}
+
 /** What the plan already shows to be amiss, before anything is cut. */
 function* warnings(
   clips: readonly PlannedClip[],
@@ -294,10 +302,7 @@ async function* cutAll(
   }
   yield { type: 'started', phase: 'cut', total: clips.length }
   let done = clips.length - missing.length
-  const threads = Math.max(
-    1,
-    Math.floor(availableParallelism() / Math.max(1, Math.min(jobs, missing.length))),
-  )
+  const threads = threadsOf(Math.min(jobs, missing.length))
   yield* runPool<PlannedClip, PrepareClipsEvent>(missing, jobs, async (clip, say) => {
     context.signal?.throwIfAborted()
     const probe = footage.get(clip.source.file)!

@@ -19,7 +19,7 @@ import type { VideoAnalysis } from './video-analysis.ts'
 //   clips/<id>.json                a finished clip
 
 /** Raised whenever an analysis would come out differently. */
-const analysisVersion = 3
+const analysisVersion = 4
 
 export type StoredAnalysis =
   | { version: number; kind: 'video'; analysis: VideoAnalysis; pictures: PictureArea[] }
@@ -82,7 +82,9 @@ export function openWorkState(out: string, { readOnly = false } = {}): WorkState
       return stored?.version === analysisVersion ? stored : undefined
     },
     async writeAnalysis(sha256, stored) {
-      await save(analysisFile(sha256), { ...stored, version: analysisVersion })
+      if (readOnly) return
+      const pieces = jsonPieces({ ...stored, version: analysisVersion })
+      await writeFileAtomic(analysisFile(sha256), encoded(pieces))
     },
     async readClip(id) {
       const stored = await load<StoredClip>(clipFile(id))
@@ -127,6 +129,34 @@ export function openWorkState(out: string, { readOnly = false } = {}): WorkState
       return removed
     },
   }
+}
+
+const pieceLength = 1000
+
+/** A value as JSON, piece by piece: that of hours of footage is some 40 MB, which need not be in memory as one text. */
+function* jsonPieces(value: unknown): Generator<string> {
+  if (Array.isArray(value) && value.length > pieceLength) {
+    yield '['
+    for (let from = 0; from < value.length; from += pieceLength) {
+      const slice = JSON.stringify(value.slice(from, from + pieceLength)).slice(1, -1)
+      yield from === 0 ? slice : `,${slice}`
+    }
+    yield ']'
+  } else if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+    let next = '{'
+    for (const [key, part] of Object.entries(value)) {
+      if (part === undefined) continue
+      yield `${next}${JSON.stringify(key)}:`
+      yield* jsonPieces(part)
+      next = ','
+    }
+    yield next === '{' ? '{}' : '}'
+  } else yield JSON.stringify(value)
+}
+
+function* encoded(pieces: Iterable<string>): Generator<Uint8Array> {
+  const encoder = new TextEncoder()
+  for (const piece of pieces) yield encoder.encode(piece)
 }
 
 async function load<T>(file: string): Promise<T | undefined> {

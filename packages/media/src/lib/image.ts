@@ -1,8 +1,11 @@
 import { extname } from 'node:path'
 import { stat, writeFile } from 'node:fs/promises'
-import sharp, { type ResizeOptions } from 'sharp'
+import type { ResizeOptions } from 'sharp'
 import { replaceFile } from './atomic-file.ts'
 import { mediaErrors } from './errors.ts'
+
+/** Loaded when the first picture is made: it takes 30 MB, which who only reads video need not spend. */
+const loadSharp = async () => (await import('sharp')).default
 
 /** A picture in memory: `data` is height × width × 3 bytes RGB, rows from the top. */
 export interface RgbImage {
@@ -34,6 +37,7 @@ export async function readImage(
   if (!info.isFile()) throw mediaErrors.NO_FILE(file)
   if (info.size === 0) throw mediaErrors.EMPTY_FILE(file)
   try {
+    const sharp = await loadSharp()
     const image = sharp(file, { failOn: 'warning' })
     const { format, pages = 1 } = await image.metadata()
     if (pages > 1 || format === 'gif') throw mediaErrors.IS_ANIMATION(file, format ?? 'unknown')
@@ -124,6 +128,7 @@ async function encode(
       `${width}×${height}, so ${width * height * 3} bytes`,
     )
   }
+  const sharp = await loadSharp()
   const image = sharp(data, { raw: { width, height, channels } })
   switch (format) {
     case 'png':
