@@ -66,11 +66,9 @@ export async function* writeModelCardIter(
   const job =
     resolved.job === undefined
       ? undefined
-      : // A card tells of what was trained, whatever version it was trained with.
-        parseTrainJob(await readText(resolved.job), {
+      : parseTrainJob(await readText(resolved.job), {
           fileName: resolved.job,
           env: process.env,
-          later: 'accept',
         })
   const manifest =
     resolved.manifest === undefined

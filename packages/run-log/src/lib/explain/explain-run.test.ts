@@ -68,7 +68,7 @@ function makeRun({
 }
 
 const job = (changes: (text: string) => string = (text) => text) =>
-  parseTrainJob(changes(recipe('motion', 24)), { fileName: 'job.yaml', later: 'accept' })
+  parseTrainJob(changes(recipe('motion', 24)), { fileName: 'job.yaml' })
 
 const codesOf = (entries: MetricsEntry[], more: Partial<Parameters<typeof explainRun>[0]> = {}) =>
   explainRun({ entries, ...more }).findings.map(({ code }) => code)
