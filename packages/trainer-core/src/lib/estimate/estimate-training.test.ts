@@ -136,8 +136,12 @@ describe('every recipe that kinora init writes', () => {
       const [process] = job.config.process
       const buckets = process.datasets.flatMap(({ resolution, num_frames: numFrames }) =>
         resolution.map((side) => ({
-          ...{ width: side, height: side, numFrames, resolution: side },
-          ...{ batchSize: process.train.batch_size, items: [] },
+          width: side,
+          height: side,
+          numFrames,
+          resolution: side,
+          batchSize: process.train.batch_size,
+          items: [],
         })),
       )
       const plan: BucketPlan = { version: 1, tool: '', fps: 16, options: {}, buckets, skipped: [] }

@@ -1,0 +1,59 @@
+import { execFile } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { openCheckpoint } from '@kinora/wan'
+
+const bench = fileURLToPath(new URL('bench.mjs', import.meta.url))
+const run = (...args: string[]): Promise<{ stdout: string; stderr: string }> =>
+  promisify(execFile)(process.execPath, [bench, ...args])
+
+let folder: string
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'kinora-bench-'))
+})
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+describe('npm run bench', () => {
+  it(
+    'writes a random checkpoint that opens, the same for the same seed',
+    { timeout: 120_000 },
+    async () => {
+      const small = ['--quick', '--base-dim=16', '--shards=3']
+      const [one, two, same] = ['one', 'two', 'same'].map((name) => join(folder, name)) as [
+        string,
+        string,
+        string,
+      ]
+      await run('checkpoint', one, ...small)
+      await run('checkpoint', two, ...small, '--seed=2')
+      await run('checkpoint', same, ...small, '--same')
+      const checkpoint = await openCheckpoint(one)
+      expect(checkpoint.transformer).toMatchObject({ numLayers: 2, numHeads: 2, headDim: 64 })
+      await using weights = await checkpoint.openWeights('transformer')
+      expect(weights.files).toHaveLength(3)
+      const name = 'blocks.1.ffn.net.2.weight'
+      const values = await weights.byTensor.get(name)!.readF32(name)
+      // Normal, with a variance of one over the 512 inputs.
+      const variance = values.reduce((sum, value) => sum + value * value, 0) / values.length
+      expect(variance * 512).toBeGreaterThan(0.95)
+      expect(variance * 512).toBeLessThan(1.05)
+      await openCheckpoint(same)
+      const read = (from: string, part: string): Promise<Buffer> =>
+        readFile(join(folder, from, part, 'diffusion_pytorch_model-00001-of-00003.safetensors'))
+      expect(await read('same', 'transformer')).toEqual(await read('one', 'transformer'))
+      expect(await read('same', 'transformer_2')).toEqual(await read('one', 'transformer'))
+      expect(await read('two', 'transformer')).not.toEqual(await read('one', 'transformer'))
+    },
+  )
+
+  it('says which benches there are', async () => {
+    await expect(run('nothing')).rejects.toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('kernels, blocks, step') as string,
+    })
+  })
+})
