@@ -20,6 +20,25 @@ ${kinora}`,
 }
 
 describe('planOptions', () => {
+  it('drops the tail of clips whose frames are counted, or squeezes them, as told', () => {
+    const modes = [
+      '',
+      ', shrink_video_to_frames: false',
+      ', trim_auto_frame_count_tail: false',
+    ].map(
+      (more) =>
+        planOptions(
+          jobOf(`        - {folder_path: clips, auto_frame_count: true${more}}`),
+          'p.json',
+        ).datasets![0],
+    )
+    expect(modes.map((set) => [set!.autoNumFrames, set!.frameMode])).toEqual([
+      [true, 'real-time'],
+      [true, 'real-time'],
+      [true, 'uniform'],
+    ])
+  })
+
   it('takes still pictures for sets of one frame alone', () => {
     const job = jobOf(`        - {folder_path: stills, num_frames: 1}
         - {folder_path: clips, num_frames: 5}`)

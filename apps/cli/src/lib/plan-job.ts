@@ -80,9 +80,11 @@ function sizesOf({
   return { sizes: [`${side}x${side}`] }
 }
 
+/** With auto_frame_count it is for trim_auto_frame_count_tail to say: the tail dropped, or the whole clip squeezed. */
 function frameMode(
-  { shrink_video_to_frames }: TrainDataset,
+  { shrink_video_to_frames, auto_frame_count, trim_auto_frame_count_tail }: TrainDataset,
   override: TrainJob['config']['process'][0]['kinora']['frame_mode'],
 ): NonNullable<DatasetOptions['frameMode']> {
-  return override ?? (shrink_video_to_frames ? 'uniform' : 'real-time')
+  const isSqueezed = auto_frame_count ? !trim_auto_frame_count_tail : shrink_video_to_frames
+  return override ?? (isSqueezed ? 'uniform' : 'real-time')
 }

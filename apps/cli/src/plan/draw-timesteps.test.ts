@@ -5,7 +5,7 @@ import { binTimesteps, drawTimesteps } from './draw-timesteps.ts'
 
 function planned(change: (text: string) => string, boundary = 0.9) {
   const text = change(recipe('motion', 24).replace('steps: 2500', 'steps: 2000'))
-  const job = parseTrainJob(text, { fileName: 'job.yaml', later: 'accept' })
+  const job = parseTrainJob(text, { fileName: 'job.yaml' })
   return plannedTimesteps(job, boundary)
 }
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0)

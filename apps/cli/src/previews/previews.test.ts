@@ -155,7 +155,6 @@ describe('describePreviews', () => {
     )
     const job: TrainJob = parseTrainJob(recipe('motion', 24, { clips }), {
       fileName: 'job.yaml',
-      later: 'accept',
     })
     const write = (step: number, frames: readonly RgbImage[]): Promise<void> =>
       writeVideo(join(samples, previewName(step, 0, 'mp4')), frames, { fps: 16, crf: 12 })

@@ -1,9 +1,9 @@
 // What becomes of keys and values that AI Toolkit knows and the schema does not take as they are. Sections are named by
 // their path below `config.process[0]`; `process` is that object itself.
 
-/** Why a key or a value is not taken. `later` will work in a coming version, `refused` never will for this model. */
+/** Why a key or a value is not taken for this model. */
 interface Refusal {
-  kind: 'refused' | 'later'
+  kind: 'refused'
   reason: string
 }
 
@@ -165,14 +165,6 @@ export const keyRules: readonly KeyRule[] = [
     ['random_scale', 'Latents are cached once a clip; choose several resolutions instead.', off],
   ]),
   ...rows('datasets', 'inert', [['controls', noImageControls]]),
-  ...rows('datasets', 'later', [
-    [
-      'trim_auto_frame_count_tail',
-      'Squeezing the whole clip into its frames is not there yet.',
-      [true],
-    ],
-  ]),
-
   ...rows('train', 'inert', [
     ['bypass_guidance_embedding', 'Wan has no guidance embedding.'],
     ['xformers', 'Kinora has its own attention kernels.'],

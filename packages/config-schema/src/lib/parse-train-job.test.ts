@@ -489,11 +489,6 @@ describe('bad input', () => {
       /job\.yaml:14:9: Unknown key "stpes" in train\. Did you mean "steps"\?/,
     )
   })
-
-  it('accepts options of later versions where asked to', () => {
-    const text = jobText({ train: 'optimizer: prodigyopt\ndo_guidance_loss: true' })
-    expect(parse(text, { later: 'accept' }).config.process[0].train.optimizer).toBe('prodigy')
-  })
 })
 
 describe('key rules', () => {
@@ -508,7 +503,7 @@ describe('key rules', () => {
     },
   )
 
-  it('has a schema for what it promises for later, and none for what it refuses', () => {
+  it('has no schema for what it refuses', () => {
     for (const { section, key, rule, only } of keyRules) {
       const path = section === 'process' ? [] : section.split('.')
       const indexed = path.flatMap((part) =>
@@ -516,7 +511,6 @@ describe('key rules', () => {
       )
       const known =
         schemaAt(trainJobSchema, ['config', 'process', 0, ...indexed, key]) !== undefined
-      if (rule.kind === 'later') expect([key, known]).toEqual([key, true])
       if (rule.kind === 'refused' && only === undefined) expect([key, known]).toEqual([key, false])
     }
   })

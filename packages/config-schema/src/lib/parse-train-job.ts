@@ -29,8 +29,6 @@ export interface ParseTrainJobOptions {
   env?: Readonly<Record<string, string | undefined>> | undefined
   /** In place of `config.name`. */
   name?: string | undefined
-  /** `accept` takes options whose turn comes in a later version; for tools that only read jobs. Default `refuse`. */
-  later?: 'refuse' | 'accept' | undefined
 }
 
 /** A job with what was noticed while reading it. */
@@ -44,7 +42,7 @@ type Path = readonly PropertyKey[]
  * @throws ConfigError `CONFIG_BAD_JOB` with everything that is wrong, each at its `file:line:column`
  */
 export function parseTrainJob(text: string, options: ParseTrainJobOptions): ParsedTrainJob {
-  const { fileName: file, env = {}, later = 'refuse' } = options
+  const { fileName: file, env = {} } = options
   const json = /\.jsonc?$/i.test(file) || /^\s*(\{|\/[/*])/.test(text)
   const source = prepareSource(text, json, env)
   const issues: ConfigIssue[] = []
@@ -116,7 +114,7 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
   }
   const job = applyName(data, options.name)
   dropNulls(job)
-  const refusedPaths = applyRules(job, { later, report, warn, place })
+  const refusedPaths = applyRules(job, { report, warn, place })
 
   const repaired = new Set<string>()
   let result = trainJobSchema.safeParse(job)
@@ -236,7 +234,6 @@ export function parseTrainJob(text: string, options: ParseTrainJobOptions): Pars
 // --- rules for keys that are not simply taken ---
 
 interface RuleTools {
-  later: 'refuse' | 'accept'
   report: (code: string, at: Position, path: Path, message: string, fix: string) => void
   warn: (code: string, path: Path, of: 'key' | 'value', message: string) => void
   place: (path: Path, of?: 'key' | 'value') => Position
@@ -263,18 +260,6 @@ function applyRules(job: Record<string, unknown>, tools: RuleTools): Set<string>
               tools.place(path, where),
               path,
               `${what} is not supported.`,
-              reason,
-            )
-            refused.add(formatPath(path))
-            break
-          }
-          case 'later': {
-            if (tools.later === 'accept') break
-            tools.report(
-              'NOT_YET',
-              tools.place(path, where),
-              path,
-              `${what} is not supported yet.`,
               reason,
             )
             refused.add(formatPath(path))

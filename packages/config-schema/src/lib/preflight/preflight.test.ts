@@ -34,7 +34,7 @@ function changed(changes: Change) {
     }
     holder[keys.at(-1)!] = value
   }
-  return parseTrainJob(stringify(file), { fileName: 'job.yaml', later: 'accept' })
+  return parseTrainJob(stringify(file), { fileName: 'job.yaml' })
 }
 
 const plan = (numItems: number, batchSize: number, speedUp: number): BucketPlan => ({

@@ -132,7 +132,7 @@ describe('every recipe that kinora init writes', () => {
   it.each(goals.flatMap((goal) => recipeMemories.map((memory) => ({ goal, memory }))))(
     'fits the device it is for: $goal on $memory GB',
     async ({ goal, memory }) => {
-      const job = parseTrainJob(recipe(goal, memory), { fileName: 'job.yaml', later: 'accept' })
+      const job = parseTrainJob(recipe(goal, memory), { fileName: 'job.yaml' })
       const [process] = job.config.process
       const buckets = process.datasets.flatMap(({ resolution, num_frames: numFrames }) =>
         resolution.map((side) => ({
