@@ -270,6 +270,20 @@ describe('prepareClips', () => {
     expect(manifest.clips.every(({ speed }) => speed === 1)).toBe(true)
   })
 
+  it('flags clips of damaged footage', async () => {
+    const bytes = await readFile(join(footage, 'tower orbit.mp4'))
+    // Inside the pictures, which follow the index.
+    const at = bytes.indexOf('mdat') + 4000
+    for (let offset = 0; offset < 600; offset++) bytes[at + offset]! ^= 0x5a
+    const source = join(folder, 'damaged.mp4')
+    await writeFile(source, bytes)
+    const out = join(folder, 'damaged')
+    const damaged = await prepareClips({ source, out, minDuration: 0, report: false })
+    expect(damaged.clips.length).toBeGreaterThan(0)
+    for (const { flags } of damaged.clips) expect(flags).toContain('decode-errors')
+    expect(manifest.clips.some(({ flags }) => flags.includes('decode-errors'))).toBe(false)
+  })
+
   it('writes nothing on a dry run', async () => {
     const out = join(folder, 'dry')
     const { manifest: planned } = await run({

@@ -51,9 +51,19 @@ export async function analyseVideo(
   let previous: { frame: VideoFrame; signature: FrameSignature } | undefined
   let step: { time: number; pyramid: LumaPyramid } | undefined
   let reported = 0
+  let numDecodeErrors = 0
   const stream = readFrames(
     file,
-    { width, height, format: 'yuv420p', scaler: 'fast', draft: true, probe, threads },
+    {
+      width,
+      height,
+      format: 'yuv420p',
+      scaler: 'fast',
+      draft: true,
+      probe,
+      threads,
+      onDamage: () => numDecodeErrors++,
+    },
     context,
   )
   for await (const frame of stream) {
@@ -117,7 +127,7 @@ export async function analyseVideo(
     steps: steps.rows(),
     borders: borders.rows(),
     gradual: scan.windows,
-    numDecodeErrors: 0,
+    numDecodeErrors,
   }
 }
 

@@ -310,6 +310,6 @@ table{border-collapse:collapse;font-size:.9rem}
 td,th{text-align:left;padding:.1rem .8rem .1rem 0;vertical-align:top}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .fixes li{margin:.4rem 0}
-code{background:var(--soft);padding:0 .25rem;border-radius:3px}
+code{background:var(--soft);padding:0 .25rem;border-radius:3px;white-space:nowrap}
 details a{margin-right:.6rem}
 `.trim()

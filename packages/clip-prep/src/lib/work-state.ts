@@ -19,7 +19,7 @@ import type { VideoAnalysis } from './video-analysis.ts'
 //   clips/<id>.json                a finished clip
 
 /** Raised whenever an analysis would come out differently. */
-const analysisVersion = 4
+const analysisVersion = 5
 
 export type StoredAnalysis =
   | { version: number; kind: 'video'; analysis: VideoAnalysis; pictures: PictureArea[] }

@@ -60,7 +60,13 @@ export interface ReadFramesOptions extends PictureOptions {
    * key frame, which shrunken frames that are only measured do not show. Default: false.
    */
   draft?: boolean | undefined
+  /** Called with each complaint of the decoder about damaged data, which does not stop it. */
+  onDamage?: ((complaint: string) => void) | undefined
 }
+
+/** What ffmpeg's decoders say of data that they cannot make sense of. */
+const damage =
+  /error while decoding|corrupt|concealing|Invalid NAL|decode_slice_header|missing reference|missing picture|non-existing [PS]PS|Could not find ref|Invalid data found|out of range|overread/i
 
 /**
  * Frames of a video, decoded by the system's ffmpeg as they are pulled: upright, with square pixels, deinterlaced, HDR brought
@@ -115,6 +121,7 @@ export async function* readFrames(
       frameBytes(size, format),
       fps === undefined,
       signal,
+      options.onDamage,
     )
     for await (const { time, data } of frames) {
       if (index === 0 && jump && mayJump(source, start) && landedLate(source, start, time)) {
@@ -143,6 +150,7 @@ async function* decode(
   bytes: number,
   everyTime: boolean,
   signal: AbortSignal | undefined,
+  onDamage: ((complaint: string) => void) | undefined,
 ): AsyncGenerator<{ time: number; data: Uint8Array }, void, undefined> {
   const output = new PassThrough({
     readableHighWaterMark: Math.max(bytes, 1 << 16),
@@ -168,7 +176,11 @@ async function* decode(
   let arrived: (() => void) | undefined
   const run = startFfmpeg(command, signal, (line) => {
     const pts = shownPts(line)
-    if (pts === undefined) return isShowinfo(line)
+    if (pts === undefined) {
+      if (isShowinfo(line)) return true
+      if (onDamage && damage.test(line)) onDamage(line)
+      return false
+    }
     if (everyTime || times.length === 0) {
       times.push(pts - source.startTime)
       arrived?.()
