@@ -111,6 +111,19 @@ export const trainerErrors = defineErrors('TRAINER', {
       ].join('\n'),
     fix: 'Make it smaller, or give the true memory of the device as kinora.vram_gb.',
   },
+  OUT_OF_MEMORY: {
+    message: (step: number, bucket: string, planned: string, held: string, _keptMore: boolean) =>
+      `The device ran out of memory in step ${step} at ${bucket}, for which ${planned} were planned (${held}).`,
+    fix: (_step: number, _bucket: string, _planned: string, _held: string, keptMore: boolean) =>
+      keptMore
+        ? 'The steps before are kept. The same command goes on, and keeps as little of each block as there is at this size; give the true memory of the device as kinora.vram_gb.'
+        : 'The steps before are kept, and the same command goes on. Free the device of other programs, or turn on model.low_vram or model.layer_offloading, or lower the resolution or num_frames.',
+  },
+  DEVICE_LOST: {
+    message: (step: number, bucket: string, planned: string, held: string, _keptMore: boolean) =>
+      `The device was lost in step ${step} at ${bucket}, for which ${planned} were planned (${held}).`,
+    fix: 'The same command goes on from the last save. If it happens again at the same size, the device had too little memory or took too long: lower the resolution or num_frames, or give its memory as kinora.vram_gb.',
+  },
   NO_F16: {
     message: (adapter: string) => `${adapter} cannot compute in f16, which the job asks for.`,
     fix: 'Set kinora.compute to auto or f32.',

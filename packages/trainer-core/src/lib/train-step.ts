@@ -79,10 +79,10 @@ export async function trainStep(
     const lossScale = expert.lossScale.scale
     const pass = await queueGradients(device, transformer, expert, microBatches, lossScale, options)
     const queued = performance.now()
-    const { losses, squares } = await pass.read()
-    seconds.queue += (queued - started) / 1000
-    seconds.device += (performance.now() - queued) / 1000
     try {
+      const { losses, squares } = await pass.read()
+      seconds.queue += (queued - started) / 1000
+      seconds.device += (performance.now() - queued) / 1000
       const badLoss = losses.findIndex((each) =>
         Object.values(each).some((values) =>
           values?.some((value: number) => !Number.isFinite(value)),

@@ -1,13 +1,28 @@
 import { access, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { loraFileName, trainingMetadata, type LoraWeights } from '@kinora/lora-files'
-import { drain, isCodedError, lockFolder, writeFileAtomic, type StageEvent } from '@kinora/stage'
+import {
+  drain,
+  isCodedError,
+  lockFolder,
+  writeFileAtomic,
+  type CodedError,
+  type StageEvent,
+} from '@kinora/stage'
+import type { Device } from '@kinora/kernel-api'
 import { openCheckpoint } from '@kinora/wan'
 import { BaseModels } from './base-models.ts'
 import { openTrainingData } from './data/training-data.ts'
 import { deviceMemory, overheadOf } from './estimate/device-speed.ts'
 import { estimateTraining } from './estimate/estimate-training.ts'
-import { describeRecompute, recomputePlans, refuseTooLarge } from './estimate/tell-estimate.ts'
+import {
+  describeRecompute,
+  describeStep,
+  gib,
+  recomputePlans,
+  refuseTooLarge,
+} from './estimate/tell-estimate.ts'
+import { trainerErrors } from './errors.ts'
 import { latentSize } from './estimate/training-setup.ts'
 import { checkpointShape, saidMemory, trainingSetup } from './estimate/training-setup.ts'
 import { adaptersOf, readLoraWeights } from './lora-adapters.ts'
@@ -328,11 +343,28 @@ export async function* trainIter(
         ),
       ).catch(async (error: unknown) => {
         // Nothing of this step has been applied: what came before it is worth keeping.
+        const told = isOutOfMemory(error)
+          ? trainerErrors.OUT_OF_MEMORY(
+              step + 1,
+              ...describeStep(estimate, size, recompute.get(size), heldWhen(device, error)),
+              { cause: error },
+            )
+          : isDeviceLost(error)
+            ? trainerErrors.DEVICE_LOST(
+                step + 1,
+                ...describeStep(estimate, size, recompute.get(size), heldWhen(device, error)),
+                { cause: error },
+              )
+            : error
+        // The plan was too bold here: the run that goes on keeps less.
+        if (isOutOfMemory(error)) recompute.set(size, leanPlan(compute))
         if (isCodedError(error, 'TRAINER_NOT_FINITE')) await saveState()
-        if (isCodedError(error)) {
-          await metrics.append({ type: 'error', step: step + 1, ...error.toJSON() })
+        // A device out of memory mostly still gives what it holds. One that is lost does not, and the last save stays.
+        else if (isOutOfMemory(error)) await saveState().catch(() => {})
+        if (isCodedError(told)) {
+          await metrics.append({ type: 'error', step: step + 1, ...told.toJSON() })
         }
-        throw error
+        throw told
       })
       learner.average?.update(learner.lora.params)
       step++
@@ -405,6 +437,18 @@ export async function* trainIter(
     for (const learner of learners.values()) releaseExpert(learner)
     base.release()
   }
+}
+
+// Whatever backend it was: the codes end alike.
+const isOutOfMemory = (error: unknown): error is CodedError =>
+  isCodedError(error) && error.code.endsWith('_OUT_OF_MEMORY')
+const isDeviceLost = (error: unknown): error is CodedError =>
+  isCodedError(error) && error.code.endsWith('_DEVICE_LOST')
+
+/** What a device held when something went wrong, and what that was. */
+function heldWhen(device: Device, { message }: Error): string {
+  const { liveBytes, pooledBytes } = device.memory()
+  return `${gib(liveBytes)} live, ${gib(pooledBytes)} idle: ${message.replace(/\.$/, '')}`
 }
 
 /** `trainIter` without its events. */

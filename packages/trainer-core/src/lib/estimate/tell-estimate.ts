@@ -4,7 +4,7 @@ import type { TrainingEstimate } from './estimate-training.ts'
 import { latentSize } from './training-setup.ts'
 
 /** What is kept of each block, by the latents' frames × rows × columns. */
-export type RecomputePlans = ReadonlyMap<string, RecomputePlan>
+export type RecomputePlans = Map<string, RecomputePlan>
 
 /** The plans of an estimate, in place of which those of a run that goes on are taken. */
 export function recomputePlans(
@@ -19,10 +19,28 @@ export function recomputePlans(
   )
 }
 
+/** A size that is trained at, what its step was to take, and what the device held: for errors in the middle of it. */
+export function describeStep(
+  { buckets }: TrainingEstimate,
+  size: string,
+  plan: RecomputePlan | undefined,
+  held: string,
+): [bucket: string, planned: string, held: string, keptMore: boolean] {
+  const found = buckets.find(({ bucket }) => latentSize(bucket).join('x') === size)
+  const batch =
+    found && found.bucket.batchSize > 1 ? `, ${found.bucket.batchSize} clips at once` : ''
+  return [
+    found ? `${found.name}${batch}` : `latents ${size}`,
+    found ? gib(found.memory.totalBytes) : 'an unknown amount',
+    held,
+    (plan?.keep.length ?? 0) > 1,
+  ]
+}
+
 /** The plans in words, one line where all sizes have the same. */
 export function describeRecompute(
   { buckets }: TrainingEstimate,
-  plans: RecomputePlans,
+  plans: ReadonlyMap<string, RecomputePlan>,
   numLayers: number,
 ): string {
   const lines = new Map<string, string[]>()
