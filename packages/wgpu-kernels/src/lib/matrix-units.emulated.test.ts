@@ -76,7 +76,7 @@ const convolutions: ConvRow[] = [
   },
   { x: [1, 1, 23, 24, 32], O: 3, kernel: [1, 2, 1], options: {}, bias: true },
   { x: [1, 1, 23, 23, 64], O: 24, kernel: [1, 1, 1], options: {} },
-  { x: [1, 3, 13, 15, 3], O: 40, kernel: [3, 3, 3], options: { padding: causal }, bias: true },
+  { x: [1, 3, 13, 15, 32], O: 24, kernel: [3, 1, 3], options: { padding: causal }, bias: true },
   {
     x: [1, 1, 12, 11, 32],
     O: 128,

@@ -26,11 +26,11 @@ export function chooseConvMatrix(
   { M, O, K, dtype, bias }: ConvShape,
 ): ConvMatrixVariant | undefined {
   if (!hasMatrixUnit(profile, 'conv3d')) return undefined
-  if (M < FEWEST_PIXELS) return undefined
+  // A step's channels lie under one tap. Images of three channels are as fast without.
+  if (M < FEWEST_PIXELS || K % convMatrixStep(dtype) !== 0) return undefined
   const variant: ConvMatrixVariant = {
     dtype,
     bias,
-    channels: K % convMatrixStep(dtype) === 0 ? 'blocks' : 'gather',
     // With 128 channels the sums leave too few registers: 95 TFLOP/s where 96 give 177.
     blockN: O <= 32 ? 32 : 96,
     yWidth: O % (dtype === 'f32' ? 4 : 8) === 0 ? 4 : 1,

@@ -32,11 +32,9 @@ export const convMatrixKernel = defineKernel<ConvMatrixVariant>({
   wgsl: convMatrixText,
   variants: () =>
     floats.flatMap((dtype) =>
-      (['blocks', 'gather'] as const).flatMap((channels) =>
-        ([32, 96] as const).flatMap((blockN) =>
-          (['none', dtype] as const).flatMap((bias) =>
-            ([1, 4] as const).map((yWidth) => ({ dtype, bias, channels, blockN, yWidth })),
-          ),
+      ([32, 96] as const).flatMap((blockN) =>
+        (['none', dtype] as const).flatMap((bias) =>
+          ([1, 4] as const).map((yWidth) => ({ dtype, bias, blockN, yWidth })),
         ),
       ),
     ),

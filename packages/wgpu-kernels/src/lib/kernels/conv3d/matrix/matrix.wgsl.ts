@@ -21,11 +21,6 @@ export interface ConvMatrixVariant {
   /** f32 is computed from two halves of each operand, f16 from one. */
   readonly dtype: 'f32' | 'f16'
   readonly bias: 'none' | 'f32' | 'f16'
-  /**
-   * `blocks`: a step's channels lie under one tap (K is a multiple of `convMatrixStep`); `gather`: each element is found by
-   * itself, for images of three channels.
-   */
-  readonly channels: 'blocks' | 'gather'
   /** Channels of the result that a workgroup computes; with 32 its subgroups lie above each other. */
   readonly blockN: 32 | 96
   /** Elements an index of y covers: 1 where the channels do not fill vectors, as in images. */
@@ -74,9 +69,9 @@ export function convMatrixBytes(variant: ConvMatrixVariant): number {
 }
 
 export function convMatrixBindings(variant: ConvMatrixVariant): Record<string, BindingDecl> {
-  const { dtype, bias, channels, yWidth } = variant
+  const { dtype, bias, yWidth } = variant
   return {
-    x: channels === 'gather' ? reads(dtype) : reads(dtype === 'f32' ? 'f32' : 'u32', 4),
+    x: reads(dtype === 'f32' ? 'f32' : 'u32', 4),
     weight: reads('u32', 4),
     ...(bias === 'none' ? {} : { bias: reads(bias) }),
     y: yWidth === 1 ? writes(dtype) : writes(dtype === 'f32' ? 'f32' : 'u32', 4),
@@ -84,9 +79,8 @@ export function convMatrixBindings(variant: ConvMatrixVariant): Record<string, B
 }
 
 export function convMatrixText(variant: ConvMatrixVariant): KernelText {
-  const { dtype, bias, channels, blockN, yWidth } = variant
+  const { dtype, bias, blockN, yWidth } = variant
   const isSplit = dtype === 'f32'
-  const isGathered = channels === 'gather'
   const { parts, row, firstB, strip, subgroupsN, tileM, tileN, total } = layoutOf(variant)
   const step = convMatrixStep(dtype)
   const vectors = step / 8
@@ -102,30 +96,22 @@ export function convMatrixText(variant: ConvMatrixVariant): KernelText {
     ? `(place & 3u) * 2u + ((place >> 2u) & 1u) + (place >> 3u) * 8u`
     : `(place & 1u) * 4u + ((place >> 1u) & 3u) + (place >> 3u) * 8u`
 
-  const fetchA = isGathered
-    ? lines(
-        loadsA,
-        (i) => /* wgsl */ `
-    { let halves = gather(p${i}, step * ${step}u + column * 8u);
-      a${i}_0 = halves.high; ${isSplit ? `a${i}_1 = halves.low;` : ''} }`,
-      )
-    : lines(loadsA, (i) =>
-        isSplit
-          ? /* wgsl */ `
+  const fetchA = lines(loadsA, (i) =>
+    isSplit
+      ? /* wgsl */ `
     { let at = (max(e${i}, 0) + i32(k + column * 8u)) / 4;
       a${i}_0 = select(vec4<f32>(0.0), x[at], e${i} >= 0);
       a${i}_1 = select(vec4<f32>(0.0), x[at + 1], e${i} >= 0); }`
-          : /* wgsl */ `
+      : /* wgsl */ `
     a${i}_0 = select(vec4<u32>(0u), x[(max(e${i}, 0) + i32(k + column * 8u)) / 8], e${i} >= 0);`,
-      )
+  )
   const fetch = `${fetchA}
 ${lines(loadsB, (i) => `    b${i} = weight[b_at${i} + step * ${vectors}u];`)}`
 
-  const held = isSplit && !isGathered ? 'vec4<f32>' : 'vec4<u32>'
+  const held = isSplit ? 'vec4<f32>' : 'vec4<u32>'
   const storeA = lines(loadsA, (i) => {
     const at = `at + ${i * rowsA * row}u`
     if (!isSplit) return `    tiles[${at}] = a${i}_0;`
-    if (isGathered) return `    tiles[${at}] = a${i}_0; tiles[${at} + ${lowA}u] = a${i}_1;`
     return /* wgsl */ `    {
       let halves = split(a${i}_0, a${i}_1);
       tiles[${at}] = halves.high;
@@ -135,9 +121,7 @@ ${lines(loadsB, (i) => `    b${i} = weight[b_at${i} + step * ${vectors}u];`)}`
   const store = `${storeA}
 ${lines(loadsB, (i) => `    tiles[${firstB}u + at + ${i * rowsA * row}u] = b${i};`)}`
 
-  const advance = isGathered
-    ? ''
-    : /* wgsl */ `
+  const advance = /* wgsl */ `
     k += ${step}u;
     if (k >= u.K) {
       k = 0u;
@@ -212,8 +196,7 @@ ${lines(fragmentsN, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j *
     declarations: [
       convGeometry,
       `var<workgroup> tiles: array<vec4<u32>, ${total}>;`,
-      isSplit || isGathered ? splitText : '',
-      isGathered ? gatherText(isSplit) : '',
+      isSplit ? splitText : '',
     ].join('\n'),
     main: /* wgsl */ `
   // Neighbouring workgroups share their pixels.
@@ -238,7 +221,9 @@ ${lines(loadsB, (i) => {
   return `  let b_at${i} = (${n} * ${parts}u + (row + ${i * rowsA}u) / ${blockN}u) * u.depth_vectors + column;\n  var b${i}: vec4<u32>;`
 })}
 ${lines(fragmentsM, (i) => lines(fragmentsN, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}
-${isGathered ? '' : `  var tap = 0u;\n  var k = 0u;\n${lines(loadsA, (i) => `  var e${i} = element_of(p${i}, 0u, 0u, 0u);`)}`}
+  var tap = 0u;
+  var k = 0u;
+${lines(loadsA, (i) => `  var e${i} = element_of(p${i}, 0u, 0u, 0u);`)}
   let steps = u.depth_vectors / ${vectors}u;
   {
     let step = 0u;
@@ -272,21 +257,6 @@ fn split(first: vec4<f32>, second: vec4<f32>) -> Halves {
   let low_a = first - a;
   let low_b = second - b;
   return Halves(${packHalves('a', 'b')}, ${packHalves('low_a', 'low_b')});
-}`
-
-/** `gather(p, kk)`: elements kk to kk + 7 of the contraction under a pixel, zero past its end and on padding. */
-const gatherText = (isSplit: boolean): string => /* wgsl */ `
-fn element(p: Pixel, kk: u32) -> f32 {
-  let tap = kk / u.K;
-  if (tap >= u.kT * u.kY * u.kX) { return 0.0; }
-  let e = element_of(p, tap / (u.kX * u.kY), (tap / u.kX) % u.kY, tap % u.kX);
-  if (e < 0) { return 0.0; }
-  return f32(x[u32(e) + kk % u.K]);
-}
-fn gather(p: Pixel, kk: u32) -> Halves {
-  let first = vec4<f32>(${[0, 1, 2, 3].map((c) => `element(p, kk + ${c}u)`).join(', ')});
-  let second = vec4<f32>(${[4, 5, 6, 7].map((c) => `element(p, kk + ${c}u)`).join(', ')});
-  return ${isSplit ? 'split(first, second)' : `Halves(${packHalves('first', 'second')}, vec4<u32>(0u))`};
 }`
 
 /** How weights lie in memory before they are packed. */
