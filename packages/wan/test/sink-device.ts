@@ -59,6 +59,12 @@ export function createSinkDevice(): Device {
     upload: (_data: unknown, shape: readonly number[], dtype: DType) => make(shape, dtype),
     zeros: make,
     write: () => {},
+    fill: (
+      _tensor: Tensor,
+      _at: number,
+      size: number,
+      read: (bytes: Uint8Array) => Promise<void>,
+    ) => read(new Uint8Array(size)),
     read: () => Promise.resolve(Float32Array.of(0)),
     retain: (tensor: Tensor) => {
       owners.set(tensor, owners.get(tensor)! + 1)

@@ -1,5 +1,6 @@
 import { cpus } from 'node:os'
 import {
+  bytesPerElement,
   f32FromBf16,
   f32FromF16,
   numElements,
@@ -73,6 +74,24 @@ class Cpu implements CpuDevice {
     const tensor = this.#memory.allocate('zeros', shape, dtype)
     this.#memory.array('zeros', tensor).fill(0)
     return tensor
+  }
+
+  async fill(
+    tensor: Tensor,
+    offsetBytes: number,
+    sizeBytes: number,
+    read: (bytes: Uint8Array) => Promise<void>,
+  ): Promise<void> {
+    const element = bytesPerElement[tensor.dtype]
+    if (offsetBytes % element !== 0 || sizeBytes % element !== 0) {
+      throw cpuKernelsErrors.BAD_ARGUMENT(
+        'fill',
+        `bytes ${offsetBytes} to ${offsetBytes + sizeBytes} cut an element of ${describe(tensor)}`,
+      )
+    }
+    const bytes = new Uint8Array(sizeBytes)
+    await read(bytes)
+    this.write(tensor, new hostTypes[tensor.dtype][0](bytes.buffer), offsetBytes / element)
   }
 
   write(tensor: Tensor, data: HostArray, offset = 0): void {

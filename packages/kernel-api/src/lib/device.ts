@@ -62,6 +62,19 @@ export interface Device {
   zeros(shape: readonly number[], dtype: DType): Tensor
   /** Overwrites elements from `offset` on: how large weights arrive in parts. */
   write(tensor: Tensor, data: HostArray, offset?: number): void
+  /**
+   * Overwrites a part of a tensor with the bytes that `read` puts into memory from where the device takes them: how files reach it
+   * with no copy in between. Little-endian, as the dtype is stored. Several may be under way; resolves when the copy is queued.
+   *
+   * @param offsetBytes a multiple of 4
+   * @param sizeBytes a multiple of 4, but at the end of the tensor
+   */
+  fill(
+    tensor: Tensor,
+    offsetBytes: number,
+    sizeBytes: number,
+    read: (bytes: Uint8Array) => Promise<void>,
+  ): Promise<void>
   /** Copies to the host: f32, f16 and bf16 as Float32Array, integers as their own. Waits for the work before it. */
   read(tensor: Tensor): Promise<Float32Array | Int32Array | Uint32Array>
   /** Waits until all queued work is done. Throws what went wrong on the device since the last wait. */

@@ -1,6 +1,6 @@
 import type { Device } from '../device.ts'
 import { bf16FromF32, f16FromF32, f32FromF16 } from '../half-floats.ts'
-import type { Tensor } from '../tensor.ts'
+import { bytesPerElement, type Tensor } from '../tensor.ts'
 import { attentionCases } from './cases/attention-cases.ts'
 import { conv3dCases } from './cases/conv3d-cases.ts'
 import { layoutCases } from './cases/layout-cases.ts'
@@ -378,6 +378,42 @@ function declareLifetimes({ device, it }: ConformanceOptions): void {
     device.resetPeak()
     if (device.memory().peakBytes !== before) throw new Error('resetPeak did not reset.')
     await device.sync()
+  })
+
+  it('fill writes parts of a tensor in any order, and nothing where reading fails', async () => {
+    for (const dtype of ['f32', 'f16', 'u32'] as const) {
+      const count = 700_001
+      const size = count * bytesPerElement[dtype]
+      const bytes = new Uint8Array(size)
+      const values = Uint16Array.from({ length: size / 2 }, (_, i) => 0x3000 + (i % 0x700))
+      bytes.set(new Uint8Array(values.buffer))
+      const tensor = device.zeros([count], dtype)
+      const cuts = [0, 4, 600_000, 1_200_000, size]
+      const parts = cuts.slice(1).map((end, i) => [cuts[i]!, end] as const)
+      await Promise.all(
+        parts.toReversed().map(([from, end]) =>
+          device.fill(tensor, from, end - from, async (target) => {
+            await Promise.resolve()
+            target.set(bytes.subarray(from, end))
+          }),
+        ),
+      )
+      const failure = new Error('The disk is gone.')
+      const failed = await device
+        .fill(tensor, 0, 4, () => Promise.reject(failure))
+        .catch((error: unknown) => error)
+      if (failed !== failure) throw new Error('A failed read is not passed on.')
+      const want = device.upload(
+        dtype === 'f32'
+          ? new Float32Array(bytes.buffer)
+          : dtype === 'f16'
+            ? new Uint16Array(bytes.buffer)
+            : new Uint32Array(bytes.buffer),
+        [count],
+        dtype,
+      )
+      expectSame(await readAndRelease(device, tensor), await readAndRelease(device, want))
+    }
   })
 
   it('makeRoom gives idle memory back, and leaves tensors alone', async () => {

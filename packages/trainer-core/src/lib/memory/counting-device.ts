@@ -337,6 +337,7 @@ export function createCountingDevice({
     upload: (_data, shape, dtype) => allocate(shape, dtype),
     zeros: allocate,
     write: () => {},
+    fill: () => Promise.resolve(),
     read: (tensor) => Promise.resolve(new Float32Array(numElements(tensor.shape))),
     sync: () => Promise.resolve(),
     retain(tensor) {

@@ -22,7 +22,7 @@ import type { WeightDType, WeightSource } from './weight-source.ts'
 /** Bytes read and uploaded at a time. */
 const chunkBytes = 16 * 2 ** 20
 /** Reads under way at a time: one alone does not keep a fast disk busy. What loading holds on the host is about this many chunks. */
-const readsAhead = 3
+const readsAhead = 4
 /** Bytes on the way to the device: more would pile up in staging memory, of which nobody waits for the end. */
 const uploadWindowBytes = 128 * 2 ** 20
 
@@ -39,7 +39,6 @@ export class SafetensorsWeights implements WeightSource {
   readonly #prefix: string
   /** By file: how its packed weights are packed. */
   readonly #packings = new Map<SafetensorsFile, Packing | undefined>()
-  #buffers: Uint8Array[] = []
   #pending: { bytes: number; done: Promise<void> }[] = []
   #failure: unknown
 
@@ -153,32 +152,22 @@ export class SafetensorsWeights implements WeightSource {
       await file.readInto(stored, bytes)
       return device.upload(hostArray(bytes, dtype), shape, deviceDTypes[dtype])
     }
-    const numChunks = Math.ceil(size / chunkBytes)
-    const buffers = this.#buffers.splice(0)
-    while (buffers.length < readsAhead) buffers.push(new Uint8Array(chunkBytes))
-    const read = (chunk: number): Promise<Uint8Array> => {
-      const from = chunk * chunkBytes
-      const part = buffers[chunk % readsAhead]!.subarray(0, Math.min(chunkBytes, size - from))
-      const reading = file.readInto(stored, part, from).then(() => part)
-      // The first failure ends the loop; those behind it are nobody's.
-      reading.catch(() => {})
-      return reading
-    }
-    const reads = Array.from({ length: Math.min(readsAhead, numChunks) }, (_, i) => read(i))
     const tensor = device.zeros(shape, deviceDTypes[dtype])
-    try {
-      for (let chunk = 0; chunk < numChunks; chunk++) {
-        const part = await reads[chunk % readsAhead]!
-        device.write(tensor, hostArray(part, dtype), (chunk * chunkBytes) / bytesPerElement[dtype])
-        const next = chunk + readsAhead
-        if (next < numChunks) reads[next % readsAhead] = read(next)
+    const chunks = Array.from({ length: Math.ceil(size / chunkBytes) }, (_, i) => i * chunkBytes)
+    const fillNext = async (): Promise<void> => {
+      for (let at = chunks.shift(); at !== undefined; at = chunks.shift()) {
+        const from = at
+        await device.fill(tensor, from, Math.min(chunkBytes, size - from), (bytes) =>
+          file.readInto(stored, bytes, from),
+        )
       }
-    } catch (error) {
-      await Promise.allSettled(reads)
-      device.release(tensor)
-      throw error
     }
-    this.#buffers = buffers
+    const fills = await Promise.allSettled(Array.from({ length: readsAhead }, fillNext))
+    const failed = fills.find((fill) => fill.status === 'rejected')
+    if (failed) {
+      device.release(tensor)
+      throw failed.reason
+    }
     return tensor
   }
 

@@ -134,10 +134,10 @@ export class CommandQueue {
     )
   }
 
-  /** Records a copy over the beginning of a pooled buffer. `sizeBytes` is a multiple of 4. */
-  copyIn(source: GPUBuffer, target: PooledBuffer, sizeBytes: number): void {
+  /** Records a copy of the first bytes of a buffer over a part of a pooled one. Offset and size are multiples of 4. */
+  copyIn(source: GPUBuffer, target: PooledBuffer, sizeBytes: number, targetOffset = 0): void {
     target.lastBatch = this.#batch
-    this.#openEncoder().copyBufferToBuffer(source, 0, target.buffer, 0, sizeBytes)
+    this.#openEncoder().copyBufferToBuffer(source, 0, target.buffer, targetOffset, sizeBytes)
   }
 
   /** Fills the first bytes of a buffer with zeros. `sizeBytes` is a multiple of 4. */

@@ -27,6 +27,8 @@ class ParkedBuffer {
 
 /** Bytes copied at a time on the way out: bounds the memory that is mapped for it. */
 const CHUNK = 64 * 2 ** 20
+/** Of one size, how many buffers for the way out are kept where the copies stay. */
+const KEPT_STAGINGS = 8
 
 interface ParkedMemoryParts {
   readonly owner: object
@@ -38,7 +40,7 @@ interface ParkedMemoryParts {
 /** The parked tensors of a device. */
 export class ParkedMemory {
   readonly #parts: ParkedMemoryParts
-  /** By size: what discarded transient copies were in. Memory of the host that an adapter reads is slow to get. */
+  /** By size: what copies were in on their way. Memory of the host that an adapter reads is slow to get. */
   readonly #freeStagings = new Map<number, GPUBuffer[]>()
   readonly #freeTargets = new Map<number, GPUBuffer[]>()
   #sizeBytes = 0
@@ -75,7 +77,8 @@ export class ParkedMemory {
         bytes ??= new Uint8Array(target.getMappedRange())
         bytes.set(new Uint8Array(staging.getMappedRange()), at)
         staging.unmap()
-        if (transient) keep(this.#freeStagings, size, staging)
+        const isKept = transient || (this.#freeStagings.get(size)?.length ?? 0) < KEPT_STAGINGS
+        if (isKept) keep(this.#freeStagings, size, staging)
         else staging.destroy()
       }
       target!.unmap()

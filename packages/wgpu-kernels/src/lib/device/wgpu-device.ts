@@ -38,6 +38,7 @@ import {
 } from './command-queue.ts'
 import { BufferUsage, MapMode } from './gpu-constants.ts'
 import { ParkedMemory } from './parked-memory.ts'
+import { StagingRing } from './staging-ring.ts'
 
 export interface CreateDeviceOptions {
   /** Why this adapter was chosen, for `info.reason`. */
@@ -73,6 +74,7 @@ export class WgpuDevice implements Device {
   readonly #lifetimes: Lifetimes
   readonly #runner: Runner
   readonly #parked: ParkedMemory
+  readonly #staging: StagingRing
   /** Checks whose answer is not in yet. */
   readonly #checks = new Set<Promise<void>>()
   readonly #errors: Error[] = []
@@ -127,6 +129,7 @@ export class WgpuDevice implements Device {
       collectGarbage: options.collectGarbage,
     })
     this.#parked = new ParkedMemory({ owner: this, device: gpuDevice, queue: this.#queue, watch })
+    this.#staging = new StagingRing(gpuDevice, this.#queue, (promise) => this.#wait(promise))
     this.ops = createOps(this.#runner)
     void gpuDevice.lost.then(({ reason, message }) => {
       if (!this.#destroyed) this.#lost = wgpuErrors.DEVICE_LOST(reason, message)
@@ -179,6 +182,25 @@ export class WgpuDevice implements Device {
       )
     }
     this.#writeBits(target, hostBits(data, target.dtype), offset * bytesPerElement[target.dtype])
+  }
+
+  async fill(
+    tensor: Tensor,
+    offsetBytes: number,
+    sizeBytes: number,
+    read: (bytes: Uint8Array) => Promise<void>,
+  ): Promise<void> {
+    this.#assertUsable()
+    const target = this.#runner.own('fill', tensor)
+    const end = offsetBytes + sizeBytes
+    const isWhole = offsetBytes % 4 === 0 && (sizeBytes % 4 === 0 || end === target.sizeBytes)
+    if (!isWhole || offsetBytes < 0 || sizeBytes < 1 || end > target.sizeBytes) {
+      throw wgpuErrors.BAD_SHAPE(
+        'fill',
+        `bytes ${offsetBytes} to ${end} are no part of ${describeTensor(target)} in whole words.`,
+      )
+    }
+    await this.#staging.fill(target.handle.pooled, offsetBytes, sizeBytes, read)
   }
 
   async read(tensor: Tensor): Promise<Float32Array | Int32Array | Uint32Array> {
@@ -294,6 +316,7 @@ export class WgpuDevice implements Device {
     this.#assertUsable()
     this.#pool.trim()
     this.#parked.trim()
+    this.#staging.trim()
   }
 
   /** Times of the dispatches since the last call, when the device was made with `profile`. Waits. */
