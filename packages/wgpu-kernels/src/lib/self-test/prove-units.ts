@@ -27,7 +27,7 @@ export interface PrepareOptions {
   cache?: TuningCache | undefined
   /** What runs WebGPU, with its version: part of the cache's key. */
   runtime?: string | undefined
-  /** Also measures which blocks are fastest, where that is not known: a few seconds, once. */
+  /** Also measures which blocks are fastest, where that is not known: half a minute, once. */
   tune?: boolean | undefined
   /** Hears of units that are not used, and why. */
   onNote?: ((message: string) => void) | undefined
