@@ -30,6 +30,9 @@ export interface TrainingSetup {
   streamedShare: number
   checkpoint: boolean
   rank: number
+  network: NonNullable<MemoryPlanOptions['network']>
+  elementDropout: boolean
+  masks: boolean
   optimizer: TrainSettings['optimizer']
   /** Whether an average of the weights is kept beside them. */
   movingAverage: boolean
@@ -80,6 +83,13 @@ export function trainingSetup(
     rank: Math.max(
       ...turns.trained.map((expert) => kinora[`${expert}_noise_rank`] ?? network.linear),
     ),
+    network: {
+      type: network.type,
+      fullRank: network.lokr_full_rank,
+      factor: network.lokr_factor,
+    },
+    elementDropout: Boolean(network.dropout),
+    masks: process.datasets.some(({ mask_path, alpha_mask }) => mask_path !== null || alpha_mask),
     optimizer: train.optimizer,
     movingAverage: train.ema_config.use_ema,
     preservation: train.diff_output_preservation || train.blank_prompt_preservation,
@@ -114,6 +124,9 @@ export function memoryOptions(
     quantize: setup.quantize,
     streamedShare: setup.streamedShare,
     rank: setup.rank,
+    network: setup.network,
+    elementDropout: setup.elementDropout,
+    masks: setup.masks,
     optimizer: setup.optimizer,
     movingAverage: setup.movingAverage,
     batchSize: bucket.batchSize,

@@ -45,13 +45,17 @@ async function measure({ transformer: config, ...plan }: MemoryPlanOptions) {
   }
   const transformer = await createTransformer(config, weights, device, { compute: 'f32' })
   const weightsBytes = device.memory().liveBytes
-  const lora = { rank: plan.rank, scale: 1 }
+  const lora = { ...plan.network, rank: plan.rank, scale: 1 }
   const { loraTargets } = transformer
   const trained = uploadFactors(
     device,
     loraTargets,
     lora,
-    initialFactors(loraTargets, lora, 'high', 0),
+    initialFactors(loraTargets, lora, 'high', 0, {
+      lengths: new Map(
+        loraTargets.map(({ name, inFeatures }) => [name, new Float32Array(inFeatures).fill(1)]),
+      ),
+    }),
   )
   const optimizer = adamw(
     device,
@@ -83,6 +87,9 @@ async function measure({ transformer: config, ...plan }: MemoryPlanOptions) {
         text_BLD,
         textShape: [plan.batchSize, plan.textLength, config.textDim],
         preservationText_BLD: plan.preservation ? text_BLD : undefined,
+        maskWeights_BFHW: plan.masks
+          ? new Float32Array(numElements([plan.batchSize, ...plan.latentSize])).fill(1)
+          : undefined,
         timesteps: [950, 920],
         weights: [1, 1],
       },
@@ -95,13 +102,22 @@ async function measure({ transformer: config, ...plan }: MemoryPlanOptions) {
       accumulation: 'mean',
       checkpoint: plan.checkpoint,
       recompute: () => plan.recompute ?? leanPlan('f32'),
+      dropout: plan.elementDropout
+        ? () => ({ module: () => ({ elements: { probability: 0.3, seed: 1, stream: 2 } }) })
+        : undefined,
       preservationMultiplier: 1,
       maxLoss: null,
     },
   )
   const stepBytes = device.memory().peakBytes - weightsBytes - loraBytes
   expect(device.memory().liveBytes).toBe(
-    weightsBytes + loraBytes + ropeBytes(plan.latentSize, config.headDim),
+    weightsBytes +
+      loraBytes +
+      ropeBytes(plan.latentSize, config.headDim) +
+      // A DoRA's network remembers what its columns' squares are.
+      (plan.network?.type === 'dora'
+        ? loraTargets.reduce((sum, { inFeatures }) => sum + 4 * inFeatures, 0)
+        : 0),
   )
   device.destroy()
   return { weightsBytes, loraBytes, stepBytes }
@@ -121,6 +137,9 @@ describe('the memory plan is what a step takes', () => {
     { checkpoint: true, latentSize: [1, 4, 4] as const, batchSize: 2 },
     { checkpoint: true, transformer: { ...tiny, numLayers: 9 } },
     { checkpoint: true, recompute: richerPlans('f32').at(-1)! },
+    { checkpoint: true, network: { type: 'lokr' } as const, masks: true },
+    { checkpoint: true, network: { type: 'dora' } as const },
+    { checkpoint: true, elementDropout: true },
     {
       checkpoint: true,
       transformer: { ...tiny, numLayers: 8 },

@@ -9,7 +9,7 @@ import {
   type WanTransformer,
 } from '@kinora/wan'
 import type { Sample } from '../data/dataset.ts'
-import { uploadFactors } from '../lora-adapters.ts'
+import { parameterNames, uploadFactors, type LoraOptions } from '../lora-adapters.ts'
 import { LossScale } from '../loss/loss-scale.ts'
 import type { MicroBatch } from '../noise/prepare-micro-batch.ts'
 import { MovingAverage } from '../optim/moving-average.ts'
@@ -26,6 +26,12 @@ export interface MemoryPlanOptions {
   /** Share of the blocks whose linears are streamed from host memory; none unless given. */
   streamedShare?: number | undefined
   rank: number
+  /** What the modules are; plain LoRAs unless given. */
+  network?: Omit<LoraOptions, 'rank' | 'scale'> | undefined
+  /** Whether elements between the factors are dropped. */
+  elementDropout?: boolean | undefined
+  /** Whether the loss has masks. */
+  masks?: boolean | undefined
   /** `adamw` unless given. */
   optimizer?: TrainSettings['optimizer'] | undefined
   /** Whether an average of the LoRA is kept beside it. */
@@ -192,11 +198,10 @@ async function runStep(
   const streamedBytes = (weightsBytes - withoutLinears) / numLayers
 
   // The device looks at shapes only, so the numbers of a LoRA of this size need not exist.
-  const noNumbers = transformer.loraTargets.flatMap(() => [
-    new Float32Array(0),
-    new Float32Array(0),
-  ])
-  const trained = uploadFactors(device, transformer.loraTargets, { rank, scale: 1 }, noNumbers)
+  const network = { ...options.network, rank, scale: 1 }
+  const { loraTargets } = transformer
+  const noNumbers = parameterNames(loraTargets, network).map(() => new Float32Array(0))
+  const trained = uploadFactors(device, loraTargets, network, noNumbers)
   const optimizer = createOptimizer(options.optimizer ?? 'adamw', device, trained.params, {
     betas: [0.9, 0.999],
     eps: 1e-8,
@@ -224,6 +229,7 @@ async function runStep(
     text_BLD: values,
     textShape: [batchSize, textLength, config.textDim],
     preservationText_BLD: options.preservation ? values : undefined,
+    maskWeights_BFHW: options.masks ? values : undefined,
     timesteps: Array<number>(batchSize).fill(500),
     weights: Array<number>(batchSize).fill(1),
   }
@@ -234,6 +240,9 @@ async function runStep(
     accumulation: 'mean',
     checkpoint: options.checkpoint,
     recompute: () => options.recompute,
+    dropout: options.elementDropout
+      ? () => ({ module: () => ({ elements: { probability: 0.5, seed: 0, stream: 0 } }) })
+      : undefined,
     preservationMultiplier: 1,
     maxLoss: null,
   })

@@ -78,14 +78,15 @@ export function adaptedLinear(
   if (doras.length === 0) return plainLinear(ops, x, linear, adapters, name)
   const others = adapters.filter((adapter) => !isDora(adapter))
   const terms = doras.map((dora, i) => {
-    const factor_K = ops.mul(dora.magnitude, inverseLengths(dora))
     const { a, b, scale, strength = 1 } = dora
-    const y = plainLinear(
-      ops,
-      ops.mul(x, factor_K),
-      linear,
-      [...others, { a, b, scale }],
-      i === 0 ? name : undefined,
+    const y = ops.scope(() =>
+      plainLinear(
+        ops,
+        ops.mul(x, ops.mul(dora.magnitude, inverseLengths(dora))),
+        linear,
+        [...others, { a, b, scale }],
+        i === 0 ? name : undefined,
+      ),
     )
     return { y, strength }
   })
@@ -108,33 +109,47 @@ function plainLinear(
 ): Tensor {
   const isPair = (adapter: ModuleAdapter): adapter is LowRankAdapter =>
     !isKronecker(adapter) && adapter.dropout === undefined
-  const y = ops.linear(x, linear.weight, {
-    bias: linear.bias,
-    adapters: adapters.filter(isPair),
-    name,
-  })
-  return adapters
-    .filter((adapter) => !isPair(adapter))
-    .reduce((sum, adapter) => ops.add(sum, branch(ops, x, adapter)), y)
+  const plain = (): Tensor =>
+    ops.linear(x, linear.weight, {
+      bias: linear.bias,
+      adapters: adapters.filter(isPair),
+      name,
+    })
+  const others = adapters.filter((adapter) => !isPair(adapter))
+  if (others.length === 0) return plain()
+  return ops.scope(() =>
+    others.reduce(
+      (sum, adapter) =>
+        ops.add(
+          sum,
+          ops.scope(() => branch(ops, x, adapter)),
+        ),
+      plain(),
+    ),
+  )
 }
 
-/** What an adapter adds, in f32. */
+/** What an adapter adds. */
 function branch(ops: Ops, x: Tensor, adapter: ModuleAdapter): Tensor {
   if (isKronecker(adapter)) return kroneckerBranch(ops, x, adapter)
   const { a, b, scale, dropout } = adapter
   const u = ops.linear(x, a, { dtype: 'f32' })
-  const y = ops.linear(dropout ? ops.dropout(u, dropout) : u, b)
+  const y = ops.linear(dropout ? ops.dropout(u, dropout) : u, b, { dtype: x.dtype })
   return scale === 1 ? y : ops.affine(y, { scale })
 }
 
-/** x as R matrices [I1, I2]: the product with w2 along the one side, then with w1 along the other. */
+/**
+ * x as R matrices [I1, I2]: the product with w2 along the one side, then with w1 along the other. What is in between is as large as
+ * the network's own values and has their dtype; each goes as soon as the next is there.
+ */
 function kroneckerBranch(ops: Ops, x: Tensor, { w1, w2, scale }: KroneckerAdapter): Tensor {
   const whole = 'shape' in w2 ? w2 : ops.linear(w2.a, ops.permute(w2.b, [1, 0]))
   const [o1, i1] = w1.shape as readonly [number, number]
   const [o2, i2] = whole.shape as readonly [number, number]
   const rows = x.shape.slice(0, -1).reduce((product, extent) => product * extent, 1)
-  const inner = ops.linear(ops.reshape(x, [rows, i1, i2]), whole, { dtype: 'f32' })
-  const outer = ops.linear(ops.permute(inner, [0, 2, 1]), w1)
-  const y = ops.reshape(ops.permute(outer, [0, 2, 1]), [...x.shape.slice(0, -1), o1 * o2])
-  return scale === 1 ? y : ops.affine(y, { scale })
+  const turned = (product: () => Tensor): Tensor =>
+    ops.scope(() => ops.permute(product(), [0, 2, 1]))
+  const inner = turned(() => ops.linear(ops.reshape(x, [rows, i1, i2]), whole))
+  const outer = turned(() => ops.linear(inner, scale === 1 ? w1 : ops.affine(w1, { scale })))
+  return ops.reshape(outer, [...x.shape.slice(0, -1), o1 * o2])
 }
