@@ -17,6 +17,8 @@ import { panning, waiting, writeShots } from './footage.ts'
 
 const fps = 24
 
+const ffmpegProgram = process.env['FFMPEG_PATH'] || 'ffmpeg'
+
 let folder: string
 let footage: string
 let whole: string
@@ -40,7 +42,7 @@ const reasonsOf = (all: DatasetManifest, file: string): string[] =>
   all.dropped.filter((record) => record.file === file).map(({ reason }) => reason)
 
 function ffmpeg(...args: string[]): void {
-  const { status, stderr } = spawnSync('ffmpeg', ['-v', 'error', '-y', ...args], {
+  const { status, stderr } = spawnSync(ffmpegProgram, ['-v', 'error', '-y', ...args], {
     encoding: 'utf8',
   })
   if (status !== 0) throw new Error(stderr)

@@ -47,11 +47,13 @@ async function numbersIn(file: string, facts?: MediaProbe): Promise<number[]> {
 }
 
 function runFfmpeg(...args: string[]): void {
-  const { status, stderr } = spawnSync('ffmpeg', ['-v', 'error', '-y', ...args], {
+  const { status, stderr } = spawnSync(ffmpegProgram, ['-v', 'error', '-y', ...args], {
     encoding: 'utf8',
   })
   if (status !== 0) throw new Error(stderr)
 }
+
+const ffmpegProgram = process.env['FFMPEG_PATH'] || 'ffmpeg'
 
 let folder: string
 let counted: string
@@ -126,7 +128,9 @@ describe('cutVideo', () => {
 })
 
 describe('formats', () => {
-  const encoders = spawnSync('ffmpeg', ['-hide_banner', '-encoders'], { encoding: 'utf8' }).stdout
+  const encoders = spawnSync(ffmpegProgram, ['-hide_banner', '-encoders'], {
+    encoding: 'utf8',
+  }).stdout
   const can = (encoder: string) => new RegExp(`^ V\\S* ${encoder} `, 'm').test(encoders)
   const gop = ['-g', '15']
 
