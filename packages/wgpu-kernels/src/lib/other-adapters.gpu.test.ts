@@ -38,6 +38,7 @@ declare('on a GPU without matrix units', { adapterClass: 'gpu', subgroupMatrix: 
   ...pick(/^attention/, /^B 1, N 20, M 24, H 2, D 32, .*dtype f32$/),
   ...pick(/^conv3d/, /^x \[(1,4,9,11,33|1,3,8,6,36)\], .*dtype f32$/),
   ...pick(/^layerNorm/, /dtype f32/).slice(-1),
+  ...pick(/^adamw8bit/, /^shapes \[\[(256|33)/),
 ])
 
 // 16-bit tensors are only stored: kernels see f32 copies. Without subgroups, tiles come straight from memory.
