@@ -37,7 +37,7 @@ const knownAdapters: readonly KnownAdapter[] = [
       attentionFlops: 250e12,
       attentionGradFlops: 170e12,
       bytes: 2.2e12,
-      hostBytes: 20e9,
+      hostBytes: 35e9,
       opSeconds: 0,
     },
   },
@@ -55,11 +55,18 @@ const knownAdapters: readonly KnownAdapter[] = [
   { name: /RX (9070|6800|6900|6950|7800)/i, memoryBytes: 15.9 * gib },
 ]
 
+/** Drivers write `NVIDIA GeForce RTX 4090`, Dawn `nvidia-geforce-rtx-4090`. */
+const inWords = (adapter: string): string => adapter.replace(/[-_]+/g, ' ')
+
+function knownAdapter(adapter: string): KnownAdapter | undefined {
+  return knownAdapters.find(({ name }) => name.test(inWords(adapter)))
+}
+
 /** Memory of an adapter in bytes, by its name, which often says it; undefined where it does not. WebGPU tells nothing of it. */
 function knownMemory(adapter: string): number | undefined {
-  const known = knownAdapters.find(({ name }) => name.test(adapter))
+  const known = knownAdapter(adapter)
   if (known) return known.memoryBytes
-  const said = /(\d+) ?GB\b/i.exec(adapter)
+  const said = /(\d+) ?GB\b/i.exec(inWords(adapter))
   return said ? Number(said[1]) * gib : undefined
 }
 
@@ -81,10 +88,16 @@ export function overheadOf({ software, backend }: DeviceInfo): CountingOptions['
 
 /** Speed of an adapter that was measured for the log. */
 export function knownSpeed(adapter: string): DeviceSpeed | undefined {
-  return knownAdapters.find(({ name }) => name.test(adapter))?.speed
+  return knownAdapter(adapter)?.speed
 }
 
-/** Seconds that so much work takes. Copies between host and device go on beside it. */
+/** Bytes a second at which a processor moves what has come from the device to where it waits; it takes part in nothing else. */
+const hostCopyBytes = 3.5e9
+
+/**
+ * Seconds that so much work takes. What goes to host memory must be there before the way back begins: what the forward pass, a
+ * quarter of the step, does not hide of it is waited for.
+ */
 export function secondsOf(work: StepWork, speed: DeviceSpeed): number {
   const computing =
     work.linearFlops / speed.linearFlops +
@@ -92,7 +105,8 @@ export function secondsOf(work: StepWork, speed: DeviceSpeed): number {
     work.attentionGradFlops / speed.attentionGradFlops +
     work.bytes / speed.bytes +
     work.numOps * speed.opSeconds
-  return Math.max(computing, work.trafficBytes / speed.hostBytes)
+  const settling = Math.max(0, work.awayBytes / hostCopyBytes - computing / 4)
+  return computing + work.trafficBytes / speed.hostBytes + settling
 }
 
 /** Sizes to measure at. */

@@ -75,6 +75,8 @@ export interface MemoryPlan {
 export interface StepWork extends DeviceWork {
   /** Bytes that go between host and device, both ways together. */
   trafficBytes: number
+  /** Of those: what blocks keep in host memory, on its way there. */
+  awayBytes: number
 }
 
 /** Networks with more blocks are counted with this many and one less: every block takes as much as another. */
@@ -129,6 +131,7 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
       numOps: at('numOps'),
       // Weights come on the way forward and again on the way back; what is kept goes out and comes back.
       trafficBytes: 2 * numStreamed * more.streamedBytes + 2 * numAway * keptOfBlock,
+      awayBytes: numAway * keptOfBlock,
     },
   }
   const { loraBytes } = result
