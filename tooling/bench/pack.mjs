@@ -3,7 +3,7 @@
 // the driver, and ffmpeg where clips are read.
 import { cp, mkdir, readFile, realpath, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { basename, dirname, join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const here = dirname(fileURLToPath(import.meta.url))
@@ -11,11 +11,11 @@ const root = join(here, '..', '..')
 const platform = `${process.platform}-${process.arch}`
 
 /** Packages of other platforms, and what running does not need. */
-function isWanted(file) {
-  const name = basename(file)
-  if (/\.(map|d\.ts|d\.mts|d\.cts|md|test\.js)$/.test(name)) return false
-  if (/^(tests?|docs?|coverage|examples?|node_modules|\.turbo)$/.test(name)) return false
-  return true
+function isWanted(inside) {
+  if (/\.(map|d\.ts|d\.mts|d\.cts|md|test\.js)$/.test(inside)) return false
+  if (/(^|\/)node_modules$/.test(inside)) return false
+  // At the top alone: deeper down such a name may be a folder of the program.
+  return !/^(tests?|docs?|coverage|examples?|\.turbo)$/.test(inside)
 }
 
 async function findPackage(name, from) {
@@ -41,8 +41,8 @@ async function copyPackage(folder, out, done) {
     dereference: true,
     filter: (file) => {
       if (file === folder) return true
-      if (!isWanted(file)) return false
       const inside = file.slice(folder.length + 1)
+      if (!isWanted(inside)) return false
       if (isOurs && inside.split('/')[0] === 'src') return false
       // Of tiny-wan what a random checkpoint borrows: configuration and tokenizer.
       if (name === '@kinora/tiny-wan')
