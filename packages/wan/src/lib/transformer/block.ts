@@ -28,6 +28,8 @@ export interface BlockSettings {
   readonly numHeads: number
   readonly eps: number
   readonly compute: 'f32' | 'f16'
+  /** What a tape rounds the inputs of blocks, and of cross-attention inside one, to. */
+  readonly blockInputsAs: 'f16' | undefined
   readonly adapters: ReadonlyMap<string, readonly ModuleAdapter[]> | undefined
   /** See `adaptedLinear`. */
   readonly inverseLengths: (adapter: LowRankAdapter) => Tensor
@@ -88,7 +90,10 @@ export function transformerBlock(
         return crossAttention(ops, y, context!, weights.crossAttention, settings)
       },
       [x1_BNC, context_BLC],
-      { keep: ['attn2.to_q', 'attn2.to_k', 'attn2.to_v', 'attn2'] },
+      {
+        keep: ['attn2.to_q', 'attn2.to_k', 'attn2.to_v', 'attn2'],
+        firstInputAs: settings.blockInputsAs,
+      },
     )
     return ops.gatedAdd(x1_BNC, attended)
   })

@@ -221,7 +221,13 @@ class Transformer implements WanTransformer {
     const adapters = this.#recovery
       ? joinAdapters([this.#recovery, { adapters: run.adapters ?? new Map() }])
       : run.adapters
-    const settings = { numHeads: config.numHeads, eps: config.eps, compute, adapters }
+    const settings = {
+      numHeads: config.numHeads,
+      eps: config.eps,
+      compute,
+      adapters,
+      blockInputsAs: run.blockInputsAs,
+    }
 
     return ops.scope(() => {
       const patches_BNC = patchEmbedding(ops, input.latents, w.patchEmbedding, config)
