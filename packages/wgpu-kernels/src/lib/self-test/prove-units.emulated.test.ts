@@ -7,6 +7,7 @@ import {
   type EmulatedGpuOptions,
 } from '../../../test/emulated-gpu/emulated-gpu.ts'
 import { createDevice } from '../device/wgpu-device.ts'
+import type { MatrixUnitName } from '../tuning/matrix-unit.ts'
 import type { AdapterRecord, TuningCache } from '../tuning/tuning-cache.ts'
 
 const SLOW = 120_000
@@ -24,6 +25,7 @@ function memoryCache(): TuningCache & { records: Map<string, AdapterRecord> } {
 async function prepared(
   cache: TuningCache,
   driver: EmulatedGpuOptions['driver'] = (_, code) => code,
+  without: ReadonlySet<MatrixUnitName> = new Set(),
 ) {
   const labels: string[] = []
   const gpu = createEmulatedGpu({
@@ -33,7 +35,7 @@ async function prepared(
     },
   })
   const notes: string[] = []
-  const device = createDevice(gpu, emulatedAdapterInfo)
+  const device = createDevice(gpu, emulatedAdapterInfo, { overrides: { refusedUnits: without } })
   await device.prepare({ cache, runtime: 'test 1', onNote: (note) => notes.push(note) })
   return { device, labels, notes }
 }
@@ -66,7 +68,8 @@ it(
         ? code.replaceAll('fragment_a + 48u', 'fragment_a')
         : code
     }
-    const { device, notes } = await prepared(cache, driver)
+    const others = new Set<MatrixUnitName>(['linear', 'attention'])
+    const { device, notes } = await prepared(cache, driver, others)
     expect(notes).toHaveLength(2)
     expect(notes[0]).toMatch(/attention-gradient .*internal compiler error/)
     expect(notes[1]).toMatch(/conv3d .*a convolution in f32 is off/)
@@ -81,6 +84,7 @@ it(
     const y = await device.read(ops.conv3d(x, w))
     expect(y[0]).toBe(31)
 
+    expect([...cache.records.values()]).toEqual([{ refused: ['attention-gradient', 'conv3d'] }])
     const again = await prepared(cache, driver)
     expect(again.labels).toEqual([])
     expect([...again.device.profile.refusedUnits]).toEqual(['attention-gradient', 'conv3d'])

@@ -98,7 +98,10 @@ export async function proveUnits(
   }
   if (block !== undefined) profile.block = block
   if (!known || block !== known.block) {
-    await cache?.save(key, { refused: [...profile.refusedUnits], block })
+    await cache?.save(key, {
+      refused: units.filter((unit) => profile.refusedUnits.has(unit)),
+      block,
+    })
   }
 }
 

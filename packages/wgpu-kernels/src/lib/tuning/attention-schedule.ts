@@ -66,7 +66,10 @@ export function planGradQ(
   }
 }
 
+/** Fewest keys worth a part of their own. */
+const SHORTEST_SPLIT = 512
+
 /** Into how many parts the keys of dS K are cut, where the blocks of queries alone would leave a GPU idle. */
 export function gradQSplits(blocks: number, M: number): number {
-  return Math.max(1, Math.min(8, Math.floor(FULL_GROUPS / blocks), Math.floor(M / 1024)))
+  return Math.max(1, Math.min(8, Math.floor(FULL_GROUPS / blocks), Math.floor(M / SHORTEST_SPLIT)))
 }
