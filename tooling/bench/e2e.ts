@@ -1,11 +1,14 @@
 // Training for real, through the ordinary command line: caches made from real clips, steps of both experts, a resumed run, LoRA
 // files, a sample. What it prints is read from what kinora left behind.
 //
+// The clip is trained at its own shape with the area of --size squared, so it need not be larger than that in both directions.
+//
 //   bench e2e DIR --checkpoint=CHECKPOINT --clips=FOLDER [--phase=cache,train,resume,sample] [--steps=20] [--size=512] [--frames=41]
-//             [--quantize=uint4|qfloat8|none] [--low-vram] [--offload] [--vram=GB] [--sample-steps=4] [--json=FILE]
+//             [--quantize=uint4|qfloat8|none] [--low-vram] [--offload] [--vram=GB] [--sample-steps=4] [--validate] [--json=FILE]
 //
 // Phases may be run in calls of their own; each goes on from what is in DIR. `train` stops half way, `resume` goes on to the end.
-// The first clip of the folder is trained on alone, by one caption: the same batch again and again.
+// The first clip of the folder is trained on alone, by one caption: the same batch again and again. `--validate` measures its loss on
+// fixed noise before, half way and after, which shows it falling where the losses of steps are of other timesteps each.
 import { spawn, spawnSync } from 'node:child_process'
 import { cp, mkdir, readFile, readdir, writeFile } from 'node:fs/promises'
 import { writeFileSync } from 'node:fs'
@@ -28,6 +31,7 @@ const { values: flags, positionals } = parseArgs({
     'low-vram': { type: 'boolean', default: false },
     offload: { type: 'boolean', default: false },
     vram: { type: 'string' },
+    validate: { type: 'boolean', default: false },
     'sample-steps': { type: 'string', default: '4' },
     json: { type: 'string' },
   },
@@ -72,10 +76,14 @@ async function kinoraRun(
 }
 
 const clipDir = join(dir, 'clips')
+const half = Math.ceil(Number(flags.steps) / 2)
 async function writeJob(steps: number): Promise<string> {
   const text = JSON.stringify
   const quantize = flags.quantize === 'none' ? '' : `, quantize: true, qtype: ${flags.quantize}`
   const vram = flags.vram === undefined ? '' : `\n        vram_gb: ${flags.vram}`
+  const validation = flags.validate
+    ? `\n        validation: { folder: ${text(clipDir)}, every: ${half}, bands: 1 }`
+    : ''
   const file = join(dir, 'kinora.yaml')
   await writeFile(
     file,
@@ -94,7 +102,6 @@ config:
           resolution: ${flags.size}
           num_frames: ${flags.frames}
           fps: 16
-          square_crop: true
       train:
         steps: ${steps}
         batch_size: 1
@@ -110,7 +117,7 @@ config:
       logging: { log_every: 1 }
       kinora:${vram}
         frame_mode: real-time
-        cache_dir: ${text(join(dir, 'cache'))}
+        cache_dir: ${text(join(dir, 'cache'))}${validation}
 `,
   )
   return file
@@ -124,6 +131,7 @@ interface Entry {
   shape?: number[]
   seconds?: { load: number; data: number; queue: number; device: number; total: number }
   memory?: { peakMiB: number }
+  experts?: Record<string, { loss: number }>
 }
 const phases = new Set(flags.phase.split(','))
 await mkdir(clipDir, { recursive: true })
@@ -140,7 +148,6 @@ if ((await readdir(clipDir)).length === 0) {
     'a bike, the camera moves forward\n',
   )
 }
-const half = Math.ceil(Number(flags.steps) / 2)
 if (phases.has('cache')) report['cache'] = await kinoraRun(['cache', await writeJob(half)])
 if (phases.has('train')) report['train'] = await kinoraRun(['train', await writeJob(half)])
 if (phases.has('resume'))
@@ -200,6 +207,14 @@ report['losses'] = Object.fromEntries(
     steps.filter((step) => step.expert === expert).map(({ loss }) => Number(loss!.toFixed(4))),
   ]),
 )
+report['onFixedNoise'] = entries
+  .filter(({ type }) => type === 'validation')
+  .map(({ step, experts }) => ({
+    step,
+    ...Object.fromEntries(
+      Object.entries(experts!).map(([expert, { loss }]) => [expert, Number(loss.toFixed(5))]),
+    ),
+  }))
 report['files'] = (await readdir(run).catch(() => [])).filter((file) =>
   file.endsWith('.safetensors'),
 )
