@@ -153,6 +153,7 @@ const cases: [string, Change, PreflightFacts, RegExp][] = [
   ['LR_HIGH', { 'train.lr': 1e-3 }, facts, /0\.001 is high/],
   ['LR_LOW', { 'train.lr': 1e-6 }, facts, /next to nothing/],
   ['LR_PRODIGY', { 'train.optimizer': 'prodigy' }, facts, /prodigy/],
+  ['NETWORK_WITHOUT_DIFFUSERS', { 'network.type': 'lokr' }, facts, /lokr.*diffusers/],
   ['WEIGHT_DECAY_HIGH', { 'train.optimizer_params.weight_decay': 0.5 }, facts, /0\.5/],
   ['RANK_HIGH', { 'network.linear': 128, 'network.linear_alpha': 128 }, facts, /Rank 128.*1227 MB/],
   ['RANK_LOW', { 'network.linear': 4, 'network.linear_alpha': 4 }, facts, /Rank 4/],

@@ -186,9 +186,20 @@ export const trainingRules: readonly PreflightRule[] = [
     about: 'A rank above 64 learns the clips by heart and makes large files.',
     check: ({ process }) =>
       when(
-        ranks(process).some((rank) => rank > 64),
+        process.network.type !== 'lokr' && ranks(process).some((rank) => rank > 64),
         `Rank ${Math.max(...ranks(process))} makes files of ${Math.round((Math.max(...ranks(process)) * 4_792_320 * 2) / 1e6)} MB an expert (16 bits) and remembers clips rather than what they share.`,
         'Take 16 for motion, 16 to 32 for style and character.',
+      ),
+  },
+  {
+    code: 'NETWORK_WITHOUT_DIFFUSERS',
+    severity: 'warning',
+    about: 'LoKr and DoRA files load in ComfyUI and Kinora; diffusers has no form for them.',
+    check: ({ process: { network } }) =>
+      when(
+        network.type !== 'lora',
+        `network.type ${network.type} makes files that ComfyUI and Kinora load, and diffusers does not.`,
+        'Take lora where the files are for diffusers.',
       ),
   },
   {
