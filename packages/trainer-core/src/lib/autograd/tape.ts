@@ -32,6 +32,7 @@ export interface TapeOptions {
   checkpoint?: boolean | undefined
 }
 
+/** Ops that are remembered, and the way back through them. */
 export interface Tape {
   /** Runs ops on the device and remembers them. */
   readonly ops: Ops
@@ -106,6 +107,7 @@ interface Replay {
 
 const isTensor = (grad: OutputGrad): grad is Tensor => 'shape' in grad
 
+/** A tape on a device. It goes back once; dispose of it whatever happens. */
 export function createTape(device: Device, options: TapeOptions = {}): Tape {
   return new RecordingTape(device, options)
 }

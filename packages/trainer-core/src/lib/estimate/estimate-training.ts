@@ -25,6 +25,7 @@ export interface BucketEstimate extends PlanChoice {
   seconds: number | undefined
 }
 
+/** What a job takes: memory and time, size by size and in all. */
 export interface TrainingEstimate {
   buckets: BucketEstimate[]
   /** The bucket that takes most of the device. */

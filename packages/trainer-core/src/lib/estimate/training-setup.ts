@@ -64,6 +64,7 @@ export function saidMemory({ kinora }: TrainProcess): number | undefined {
   return kinora.vram_gb === null ? undefined : 2 ** 30 * kinora.vram_gb
 }
 
+/** Gathers from a job, its plan and its checkpoint all that an estimate needs. */
 export function trainingSetup(
   process: TrainProcess,
   plan: BucketPlan,
