@@ -42,16 +42,19 @@ export function hashPicture(luma: ArrayLike<number>, width: number, height: numb
   return hash
 }
 
-const bits = Uint8Array.from(
-  { length: 16 },
-  (_, value) => (value & 1) + ((value >> 1) & 1) + ((value >> 2) & 1) + (value >> 3),
-)
+/** The bits of hashes, two words each: a few thousand clips are some hundred million comparisons. */
+function bitsOf(hashes: readonly string[]): Uint32Array {
+  return Uint32Array.from({ length: 2 * hashes.length }, (_, word) => {
+    const from = 8 * (word & 1)
+    return Number.parseInt(hashes[word >> 1]!.slice(from, from + 8), 16)
+  })
+}
 
-function distance(a: string, b: string): number {
-  let sum = 0
-  for (let digit = 0; digit < 16; digit++)
-    sum += bits[Number.parseInt(a[digit]!, 16) ^ Number.parseInt(b[digit]!, 16)]!
-  return sum
+/** Number of ones (Warren, "Hacker's Delight", 2002, section 5-1). */
+function countOnes(word: number): number {
+  let sum = word - ((word >>> 1) & 0x55555555)
+  sum = (sum & 0x33333333) + ((sum >>> 2) & 0x33333333)
+  return Math.imul((sum + (sum >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
 }
 
 /**
@@ -78,10 +81,10 @@ export function groupNearDuplicates(clips: readonly HashedClip[]): string[][] {
     }
     return index
   }
+  const bits = clips.map(({ hashes }) => bitsOf(hashes))
   for (let a = 0; a < clips.length; a++) {
     for (let b = a + 1; b < clips.length; b++) {
-      if (root(a) !== root(b) && areAlike(clips[a]!.hashes, clips[b]!.hashes))
-        parent[root(b)] = root(a)
+      if (root(a) !== root(b) && areAlike(bits[a]!, bits[b]!)) parent[root(b)] = root(a)
     }
   }
   const groups = new Map<number, HashedClip[]>()
@@ -96,9 +99,17 @@ export function groupNearDuplicates(clips: readonly HashedClip[]): string[][] {
     )
 }
 
-function areAlike(a: readonly string[], b: readonly string[]): boolean {
+function areAlike(a: Uint32Array, b: Uint32Array): boolean {
   if (a.length === 0 || b.length === 0) return false
   // The shorter clip must be found in the longer: a part of a clip is a duplicate of it too.
   const [short, long] = a.length <= b.length ? [a, b] : [b, a]
-  return short.every((hash) => long.some((other) => distance(hash, other) <= likeBits))
+  for (let at = 0; at < short.length; at += 2)
+    if (!isIn(long, short[at]!, short[at + 1]!)) return false
+  return true
+}
+
+function isIn(hashes: Uint32Array, high: number, low: number): boolean {
+  for (let at = 0; at < hashes.length; at += 2)
+    if (countOnes(hashes[at]! ^ high) + countOnes(hashes[at + 1]! ^ low) <= likeBits) return true
+  return false
 }

@@ -118,7 +118,9 @@ export const prepareClipsOptions = z.strictObject({
     .min(1)
     .max(256)
     .optional()
-    .describe('Videos worked on at once; the number of processor cores where not set.'),
+    .describe(
+      'Videos worked on at once; where not set, the number of processor cores, and half of it where large pictures are cut.',
+    ),
   shard: z
     .string()
     .regex(/^\d+\/\d+$/, 'a shard looks like 2/8')

@@ -107,17 +107,14 @@ async function* prepareLocked(
     cut = clips.map((clip) => plannedOnly(clip, settings))
     chosen = chooseClips(cut, settings)
   } else {
-    cut = yield* cutAll(settings, footage, clips, state, jobs, dropped, false, context)
+    cut = yield* cutAll(settings, footage, clips, state, dropped, false, context)
     chosen = chooseClips(cut, settings)
     // A clip that an earlier run left out and took away may be wanted now.
     if (chosen.kept.some(({ droppedFor }) => droppedFor !== undefined)) {
       const wanted = new Set(chosen.kept.map(({ id }) => id))
       const again = clips.filter(({ id }) => wanted.has(id))
       const rest = cut.filter(({ id }) => !wanted.has(id))
-      cut = [
-        ...rest,
-        ...(yield* cutAll(settings, footage, again, state, jobs, dropped, true, context)),
-      ]
+      cut = [...rest, ...(yield* cutAll(settings, footage, again, state, dropped, true, context))]
       chosen = chooseClips(cut, settings)
     }
   }
@@ -246,6 +243,16 @@ function threadsOf(jobs: number): number {
   return Math.max(1, Math.min(2, Math.floor(availableParallelism() / Math.max(1, jobs))))
 }
 
+/**
+ * Large pictures are cut by half as many ffmpegs, of two threads each: as fast, and each takes more than 100 MB at 1080p. Small
+ * ones take little, and starting ffmpeg is most of their time.
+ */
+function cutsAtOnce(clips: readonly PlannedClip[]): number {
+  const cores = availableParallelism()
+  const isLarge = clips.some(({ source }) => source.width * source.height > 1280 * 720)
+  return isLarge ? Math.ceil(cores / 2) : cores
+}
+
 /** What the plan already shows to be amiss, before anything is cut. */
 function* warnings(
   clips: readonly PlannedClip[],
@@ -281,7 +288,6 @@ async function* cutAll(
   footage: ReadonlyMap<string, MediaProbe>,
   clips: readonly PlannedClip[],
   state: WorkState,
-  jobs: number,
   dropped: DroppedRecord[],
   evenDropped: boolean,
   context: RunContext,
@@ -302,6 +308,7 @@ async function* cutAll(
   }
   yield { type: 'started', phase: 'cut', total: clips.length }
   let done = clips.length - missing.length
+  const jobs = settings.jobs ?? cutsAtOnce(missing)
   const threads = threadsOf(Math.min(jobs, missing.length))
   yield* runPool<PlannedClip, PrepareClipsEvent>(missing, jobs, async (clip, say) => {
     context.signal?.throwIfAborted()
