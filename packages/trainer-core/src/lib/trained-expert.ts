@@ -111,12 +111,11 @@ export async function createTrainedExpert(
     const source = file
       ? { weights: await readLora(file, { expert, kinds: adapterKinds }), file }
       : undefined
+    const fresh = targets
+      .map(({ name }) => name)
+      .filter((name) => !source?.weights.modules.has(name))
     const lengths =
-      network.type === 'dora'
-        ? await columnLengths(
-            targets.map(({ name }) => name).filter((name) => !source?.weights.modules.has(name)),
-          )
-        : undefined
+      network.type === 'dora' && fresh.length > 0 ? await columnLengths(fresh) : undefined
     const factors = initialFactors(targets, options, expert, seed, { start: source, lengths })
     return build(factors, new LossScale(compute))
   }
