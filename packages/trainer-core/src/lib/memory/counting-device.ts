@@ -85,11 +85,11 @@ export interface CountingOptions {
   computeDTypes?: readonly ('f32' | 'f16')[] | undefined
 }
 
-/** Four size classes an octave below 1 MiB, sixteen above. */
+/** Four size classes an octave below a quarter of a MiB, sixteen below 64, sixty-four above. */
 function sizeClass(bytes: number): number {
   if (bytes <= 256) return 256
   const octave = 2 ** Math.floor(Math.log2(bytes - 1))
-  const step = Math.max(256, octave / (bytes >= 2 ** 20 ? 16 : 4))
+  const step = Math.max(256, octave / (bytes >= 2 ** 26 ? 64 : bytes >= 2 ** 18 ? 16 : 4))
   return Math.ceil(bytes / step) * step
 }
 
