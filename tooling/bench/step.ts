@@ -2,14 +2,14 @@
 // each block, as trainer-core does it, at sizes of the real model on any adapter.
 //
 //   bench step [--cases=512x512x41,…] [--layers=40] [--rank=16] [--quantize=uint4] [--streamed-share=0]
-//              [--keep=lean,all,…|attn1+attn1.to_q+…] [--host-blocks=0] [--block-inputs=f16|f32] [--repeat=3] [--profile] [--json=FILE]
+//              [--optimizer=adamw|adamw8bit] [--keep=lean,all,…|attn1+attn1.to_q+…] [--host-blocks=0] [--block-inputs=f16|f32] [--repeat=3] [--profile] [--json=FILE]
 //
 // Prints a line a case and plan: tokens, seconds (median), TFLOP/s, the rate's share of the adapter's ceiling, peak device memory
 // beside what the memory plan foretells. `--profile` adds the time of each kernel.
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 
-import { normals, numElements } from '@kinora/kernel-api'
+import { normals, numElements, stateBlockSize, type BlockState } from '@kinora/kernel-api'
 import {
   createTape,
   overheadOf,
@@ -45,6 +45,7 @@ const { values: flags } = parseArgs({
     'host-blocks': { type: 'string', default: '0' },
     'streamed-share': { type: 'string', default: '0' },
     'block-inputs': { type: 'string', default: 'f16' },
+    optimizer: { type: 'string', default: 'adamw' },
     repeat: { type: 'string', default: '3' },
     profile: { type: 'boolean', default: false },
     json: { type: 'string' },
@@ -122,10 +123,21 @@ const lora = uploadLora(
   createLora(transformer.loraTargets, { rank: count('rank'), seed: 1, stream: 1 }),
 )
 const params = [...lora.adapters.values()].flatMap((list) => list.flatMap(({ a, b }) => [a, b]))
-const state = params.map(({ shape }) => ({
-  m: device.zeros(shape, 'f32'),
-  v: device.zeros(shape, 'f32'),
-}))
+const is8bit = flags.optimizer === 'adamw8bit'
+const state8 = is8bit
+  ? params.map(({ shape }) => ({ m: blockState(shape), v: blockState(shape) }))
+  : []
+const state32 = is8bit
+  ? []
+  : params.map(({ shape }) => ({ m: device.zeros(shape, 'f32'), v: device.zeros(shape, 'f32') }))
+/** An optimiser's state in 8 bits, all zeros. */
+function blockState(shape: readonly number[]): BlockState {
+  const n = numElements(shape)
+  return {
+    codes: device.zeros([Math.ceil(n / 4)], 'u32'),
+    scales: device.zeros([Math.ceil(n / stateBlockSize)], 'f32'),
+  }
+}
 
 const results: Record<string, unknown>[] = []
 for (const [name, keeping] of flags.cases
@@ -165,18 +177,27 @@ for (const [name, keeping] of flags.cases
     )
     const [value, squares] = (await device.read(summary)) as Float32Array
     const norm = Math.sqrt(squares!) / 1024
-    device.ops.adamw(
-      params.map((param, i) => ({ param, grad: grads.get(param)!, ...state[i]! })),
-      {
-        learningRate: 1e-4,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weightDecay: 1e-4,
-        step: step + 1,
-        gradScale: Math.min(1, 1 / norm) / 1024,
-      },
-    )
+    const update = {
+      learningRate: 1e-4,
+      beta1: 0.9,
+      beta2: 0.999,
+      eps: 1e-8,
+      weightDecay: 1e-4,
+      step: step + 1,
+      gradScale: Math.min(1, 1 / norm) / 1024,
+    }
+    const slots = params.map((param) => ({ param, grad: grads.get(param)! }))
+    if (is8bit) {
+      device.ops.adamw8bit(
+        slots.map((slot, i) => ({ ...slot, ...state8[i]! })),
+        update,
+      )
+    } else {
+      device.ops.adamw(
+        slots.map((slot, i) => ({ ...slot, ...state32[i]! })),
+        update,
+      )
+    }
     device.release(summary)
     device.release(loss)
     tape.dispose()
@@ -197,6 +218,7 @@ for (const [name, keeping] of flags.cases
     quantize: flags.quantize === '' ? undefined : (flags.quantize as 'uint4'),
     streamedShare: Number(flags['streamed-share']),
     rank: count('rank'),
+    optimizer: is8bit ? 'adamw8bit' : 'adamw',
     batchSize: 1,
     latentSize: [F, H, W],
     textLength: count('text-length'),
@@ -216,6 +238,7 @@ for (const [name, keeping] of flags.cases
     hostBlocks: plan.blocksInHostMemory,
     streamedShare: Number(flags['streamed-share']),
     weights: flags.quantize || compute,
+    optimizer: flags.optimizer,
     seconds: Number(median.toFixed(4)),
     min: Number(Math.min(...seconds).toFixed(4)),
     tflops: Number(((linearFlops + attentionFlops) / median / 1e12).toFixed(1)),
