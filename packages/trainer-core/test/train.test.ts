@@ -240,9 +240,9 @@ describe('train', () => {
         network: { type, ...more, ...extra },
         save: { save_every: 0, dtype: 'fp32' },
       })
-      const whole = await runTo('a', overrides(4))
-      await runTo('b', overrides(3))
-      await runTo('b', overrides(4))
+      const whole = await runTo('a', overrides(2))
+      await runTo('b', overrides(1))
+      await runTo('b', overrides(2))
       const [a, b] = await Promise.all(['a', 'b'].map((out) => hashes(join(run.folder, out))))
       expect(b).toEqual(a)
       const file = join(run.folder, 'a', 'tiny_low_noise.safetensors')
