@@ -72,8 +72,12 @@ export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
   readonly limits?: Partial<AdapterProfile['limits']>
 }
 
-/** Room for what a large GPU is kept busy with: dS of three heads by half of 11264 tokens. */
-const SCRATCH_BYTES = 384 * 2 ** 20
+/**
+ * What attention's gradient may write of dS, to take the gradient of the queries from it instead of computing the scores twice: none,
+ * since no adapter has been timed with it yet (`npm run bench -- kernels --only=attention --scratch-mib=384`). Three heads by half of
+ * 11264 tokens are 384 MiB.
+ */
+const SCRATCH_BYTES = 0
 
 /** The part of a profile that tests and measurements on the adapter decide. */
 export interface Findings {
