@@ -10,10 +10,16 @@ import {
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { gradientErrors } from '../../test/finite-differences.ts'
 import type { Sample } from './data/dataset.ts'
-import { uploadFactors, type LoraOptions, type TrainedLora } from './lora-adapters.ts'
+import {
+  initialFactors,
+  uploadFactors,
+  type LoraOptions,
+  type TrainedLora,
+} from './lora-adapters.ts'
 import { LossScale } from './loss/loss-scale.ts'
 import { formOf } from './module-forms.ts'
 import type { MicroBatch } from './noise/prepare-micro-batch.ts'
+import { createOptimizer } from './optim/optimizers.ts'
 import { predictVelocity, trainStep, type StepOptions } from './train-step.ts'
 
 // Gradients of whole steps against central differences of the loss that the step reports, in f64: what each option adds to the
@@ -252,6 +258,56 @@ async function compareWithDifferences(
     expect(Math.abs(found)).toBeGreaterThan(1e-4)
   }
 }
+
+describe('each kind of network', () => {
+  it.each<LoraOptions>([
+    { type: 'lora', rank: 4, scale: 1 },
+    { type: 'dora', rank: 4, scale: 1 },
+    { type: 'lokr', rank: 4, scale: 1 },
+    { type: 'lokr', rank: 1, scale: 1, fullRank: false },
+  ])('%j begins as the base model and learns a batch', async (options) => {
+    const { loraTargets } = transformer
+    const lengths = await transformer.columnLengths(loraTargets.map(({ name }) => name))
+    const trained = uploadFactors(
+      device,
+      loraTargets,
+      options,
+      initialFactors(loraTargets, options, 'high', 3, { lengths }),
+    )
+    const optimizer = createOptimizer('adamw', device, trained.params, {
+      betas: [0.9, 0.99],
+      eps: 1e-8,
+      weight_decay: 0,
+    })
+    const lossScale = new LossScale('f32')
+    const learner = {
+      expert: 'high',
+      lora: trained,
+      optimizer,
+      lossScale,
+      average: undefined,
+    } as const
+    const losses: number[] = []
+    for (let step = 1; step <= 25; step++) {
+      const { loss } = await trainStep(device, transformer, learner, [makeBatch(1)], step, {
+        ...plain,
+        learningRate: 0.02,
+      })
+      losses.push(loss)
+    }
+    const base = cpu.scope(() => {
+      const { prediction } = predictVelocity(device, transformer, makeBatch(1), new Map())
+      const target = some(2)
+      const values = cpu.readF64(prediction)
+      return values.reduce((sum, value, i) => sum + (value - target[i]!) ** 2, 0) / values.length
+    })
+    // The lengths of a DoRA are rounded to f32.
+    expect(losses[0]).toBeCloseTo(base, 6)
+    expect(losses.at(-1)! / losses[0]!).toBeLessThan(0.9)
+    optimizer.release()
+    trained.release()
+  })
+})
 
 describe('a step', () => {
   it('preserves: the loss is the base model’s distance, and nothing where the LoRA does nothing', async () => {
