@@ -2,13 +2,24 @@ import { createHash } from 'node:crypto'
 import { appendFile, cp, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Device, Tensor } from '@kinora/kernel-api'
-import { readMetrics, type BucketPlan } from '@kinora/config-schema'
+import { readBucketPlan, readMetrics, type BucketPlan } from '@kinora/config-schema'
 import { readLora } from '@kinora/lora-files'
 import { writeImage } from '@kinora/media'
 import { openSafetensors } from '@kinora/safetensors'
 import { CodedError, type StageEvent } from '@kinora/stage'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { cacheDataset, cacheDatasetIter, train, trainIter } from '../src/index.ts'
+import { openCheckpoint } from '@kinora/wan'
+import {
+  cacheDataset,
+  cacheDatasetIter,
+  checkpointShape,
+  computeDtype,
+  estimateTraining,
+  overheadOf,
+  train,
+  trainIter,
+  trainingSetup,
+} from '../src/index.ts'
 import type { StepMetrics } from '../src/lib/metrics.ts'
 import { openTestDevice } from './open-test-device.ts'
 import { makeTinyRun, type TinyRun } from './tiny-job.ts'
@@ -346,6 +357,51 @@ describe('train', () => {
       expect(await hashes(out)).toEqual(await hashes(join(run.folder, 'whole')))
     },
   )
+
+  it('keeps of blocks what it kept before, unless the device has another memory now', async () => {
+    const kept = async (): Promise<Record<string, { keep: string[] }>> => {
+      await using file = await openSafetensors(
+        join(run.folder, 'planned', 'state', 'training_state.safetensors'),
+      )
+      return (
+        JSON.parse(file.metadata['kinora']!) as { recompute: Record<string, { keep: string[] }> }
+      ).recompute
+    }
+    const trainTo = async (steps: number, memoryBytes: number | undefined): Promise<string[]> => {
+      const notes: string[] = []
+      const options = { ...optionsOf('planned', { train: { steps } }), memoryBytes }
+      for await (const event of trainIter(options, { device })) {
+        if (event.type === 'note') notes.push(event.message)
+      }
+      return notes
+    }
+    // With room for all there is, everything is kept.
+    expect((await trainTo(2, 64e9)).join()).toMatch(
+      /Each block 32×32×5 .*both attentions, all linears/,
+    )
+    const [size] = Object.keys(await kept())
+    expect(size).toBe('2x4x4')
+    const everything = (await kept())[size!]!.keep
+    expect(everything.length).toBeGreaterThan(5)
+    // Half a gigabyte is set aside; what is left is room for no more than must be.
+    const { job, plan } = optionsOf('planned')
+    const [process] = job.config.process
+    const shape = await checkpointShape(await openCheckpoint(process.model.name_or_path))
+    const read = readBucketPlan(await readFile(plan, 'utf8'), { fileName: plan })
+    const setup = trainingSetup(process, read, shape, computeDtype(process, device))
+    const { deviceBytes } = await estimateTraining(setup, {
+      memoryBytes: undefined,
+      speed: undefined,
+      overhead: overheadOf(device.info),
+    })
+    const tight = (512 * 2 ** 20 + 1.001 * deviceBytes) / 0.94
+    expect((await trainTo(3, tight)).join()).toMatch(/Each block 32×32×5 /)
+    const less = (await kept())[size!]!.keep
+    expect(less.length).toBeLessThan(everything.length)
+    await trainTo(4, tight)
+    expect((await kept())[size!]!.keep).toEqual(less)
+    await expect(trainTo(5, 0.5e9)).rejects.toMatchObject({ code: 'TRAINER_WOULD_NOT_FIT' })
+  })
 
   it('refuses to go on with another rank, and starts anew when told to', async () => {
     await runTo('a', { train: { steps: 1 } })

@@ -85,10 +85,11 @@ export async function* trainIter(
   }
   const turns = turnOptions(process)
   const { trained } = turns
+  const memoryBytes = deviceMemory(device.info, options.memoryBytes ?? saidMemory(process))
   const estimate = await estimateTraining(
     trainingSetup(process, data.plan, await checkpointShape(checkpoint), compute),
     {
-      memoryBytes: deviceMemory(device.info, options.memoryBytes ?? saidMemory(process)),
+      memoryBytes,
       speed: undefined,
       overhead: overheadOf(device.info),
     },
@@ -102,7 +103,12 @@ export async function* trainIter(
     seed,
     boundary,
     checkpoint: `${await checkpoint.fingerprint('transformer')} ${await checkpoint.fingerprint('transformer_2')}`,
-    settings: { job: job.config, compute, adapter: device.info.adapter },
+    settings: {
+      job: job.config,
+      compute,
+      adapter: device.info.adapter,
+      memoryBytes: memoryBytes ?? null,
+    },
   }
   await removeLeftovers(out)
   await removeLeftovers(join(out, 'state'))
@@ -129,11 +135,13 @@ export async function* trainIter(
     }
     await start.saved?.close()
     const settingsBefore = start.saved?.state.settings
+    // What is kept may show in the last bits, so a run that goes on keeps what it kept, unless the device has changed.
+    const isSameDevice = (['adapter', 'compute', 'memoryBytes'] as const).every(
+      (what) => settingsBefore?.[what] === identity.settings[what],
+    )
     const recompute = recomputePlans(
       estimate,
-      settingsBefore?.['adapter'] === device.info.adapter && settingsBefore['compute'] === compute
-        ? start.saved?.state.recompute
-        : undefined,
+      isSameDevice ? start.saved?.state.recompute : undefined,
     )
     yield {
       type: 'note',
