@@ -46,7 +46,7 @@ export interface PlannedClip {
   motion: ClipMotion | null
   scores: Record<string, number>
   flags: ClipFlag[]
-  /** Motion energy over the whole shot, for the report: step times and values. */
+  /** Motion energy over the whole shot, for the report: step times in seconds and values, a few hundred at most. */
   shotCurve: { time: number[]; energy: number[] }
   /** How far the picture gets from where it was, in picture widths. */
   travel: number
@@ -150,6 +150,7 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
     const numParts = settings.maxDuration
       ? Math.max(1, Math.ceil(seconds / settings.maxDuration - 1e-6))
       : 1
+    const shotCurve = curveOfShot(stepsWithin(analysis.steps, shot))
     for (let part = 0; part < numParts; part++) {
       const at = (share: number) => exact.start + share * (exact.end - exact.start)
       const piece =
@@ -165,6 +166,7 @@ export function planClips(footage: AnalysedFootage, settings: PlanSettings): Foo
           shot,
           range: piece,
           name: numParts === 1 ? shotName : `${shotName}-${part + 1}`,
+          shotCurve,
           trim: {
             head: part === 0 ? trimmedLength(Math.max(0, exact.start - range.start)) : 0,
             tail: part === numParts - 1 ? trimmedLength(Math.max(0, range.end - exact.end)) : 0,
@@ -230,8 +232,42 @@ function stepsWithin(
   steps: readonly MotionStep[],
   { start, end }: { start: number; end: number },
 ): MotionStep[] {
+  let first = 0
+  for (let high = steps.length; first < high;) {
+    const middle = (first + high) >> 1
+    if (steps[middle]!.from < start - 1e-3) first = middle + 1
+    else high = middle
+  }
+  let next = first
   // The end of a shot is the first frame of the next: a step that reaches it measures the cut.
-  return steps.filter((step) => step.from >= start - 1e-3 && step.to < end - 1e-3)
+  while (next < steps.length && steps[next]!.to < end - 1e-3) next++
+  return steps.slice(first, next)
+}
+
+/** Parts of which a curve shows the least and the most, so that no peak is lost: as many as a screen shows. */
+const curveParts = 220
+
+/** The motion energy of a shot for drawing: step times and values, of a long shot the extremes of each stretch. */
+function curveOfShot(steps: readonly MotionStep[]): PlannedClip['shotCurve'] {
+  let shown: number[] = []
+  if (steps.length <= 2 * curveParts) shown = Array.from(steps, (_, index) => index)
+  else {
+    for (let part = 0; part < curveParts; part++) {
+      const from = Math.floor((part * steps.length) / curveParts)
+      const to = Math.floor(((part + 1) * steps.length) / curveParts)
+      let low = from
+      let high = from
+      for (let at = from; at < to; at++) {
+        if (steps[at]!.energy < steps[low]!.energy) low = at
+        if (steps[at]!.energy > steps[high]!.energy) high = at
+      }
+      shown.push(Math.min(low, high), Math.max(low, high))
+    }
+  }
+  return {
+    time: shown.map((at) => round((steps[at]!.from + steps[at]!.to) / 2, 3)),
+    energy: shown.map((at) => round(steps[at]!.energy, 4)),
+  }
 }
 
 /** The smallest range of whole frames around the given one, that does not leave it by more than rounding. */
@@ -267,11 +303,13 @@ function planClip(
     range,
     name,
     trim,
+    shotCurve,
   }: {
     shot: Shot
     range: { start: number; end: number }
     name: string
     trim: PlannedClip['trim']
+    shotCurve: PlannedClip['shotCurve']
   },
 ): PlannedClip {
   const { probe } = analysis
@@ -290,7 +328,6 @@ function planClip(
   const { scores, flags } = scoreRange(analysis, range, steps, settings, barArea)
   if (bars && settings.crop === 'none') flags.push('black-bars')
   if (motion && nameMismatch(file, motion)) flags.push('name-disagrees')
-  const shotSteps = stepsWithin(analysis.steps, shot)
   const id = createHash('sha256')
     .update(
       JSON.stringify([
@@ -329,10 +366,7 @@ function planClip(
     motion,
     scores,
     flags,
-    shotCurve: {
-      time: shotSteps.map((step) => round((step.from + step.to) / 2, 3)),
-      energy: shotSteps.map((step) => round(step.energy, 4)),
-    },
+    shotCurve,
     travel: travelOf(steps),
   }
 }

@@ -40,10 +40,17 @@ import { nameMismatch } from './named-motion.ts'
 import { planClips, type FootagePlan, type PlannedClip } from './plan-clips.ts'
 import { readFootage, refusalOf } from './read-footage.ts'
 import { writeReport } from './report.ts'
+import { releaseMemory } from './release-memory.ts'
 import { runPool } from './task-pool.ts'
 import type { VideoAnalysis } from './video-analysis.ts'
 import { toolName } from './tool-name.ts'
-import { hashFile, openWorkState, type StoredClip, type WorkState } from './work-state.ts'
+import {
+  hashFile,
+  openWorkState,
+  type StoredAnalysis,
+  type StoredClip,
+  type WorkState,
+} from './work-state.ts'
 
 export type PrepareClipsEvent = StageEvent
 
@@ -142,6 +149,16 @@ async function* prepareLocked(
   return manifest
 }
 
+/** From this length on, memory is given back as soon as a file is planned. */
+const longSeconds = 600
+
+/** A file that breaks off is refused or used by what is asked for today. */
+function needsAnotherLook(stored: StoredAnalysis, { salvage }: PrepareClipsSettings): boolean {
+  return stored.kind === 'refused'
+    ? stored.refusal.reason === 'truncated' && salvage
+    : stored.analysis.probe.truncated !== null && !salvage
+}
+
 interface AnalysedPlan extends FootagePlan {
   probe: VideoAnalysis['probe']
 }
@@ -176,14 +193,16 @@ async function* analyseAll(
     }
   }
   let checked: Promise<unknown> | undefined
-  yield* runPool<FootageFile, PrepareClipsEvent>(files, jobs, async (footage, say) => {
-    context.signal?.throwIfAborted()
-    const sha256 = await state.hashSource(footage, context.signal)
-    hashes.set(footage.file, sha256)
+  let tell: (event: PrepareClipsEvent) => void = () => {}
+  // What was measured is held by this function alone, so that it is gone when a plan is made of it.
+  const planFile = async (
+    footage: FootageFile,
+    sha256: string,
+  ): Promise<
+    Extract<StoredAnalysis, { kind: 'refused' }> | { kind: 'plan'; plan: AnalysedPlan }
+  > => {
     let stored = await state.readAnalysis(sha256)
-    // What was refused for its length is looked at again when asked to.
-    if (stored?.kind === 'refused' && stored.refusal.reason === 'truncated' && settings.salvage)
-      stored = undefined
+    if (stored && needsAnotherLook(stored, settings)) stored = undefined
     if (!stored) {
       await (checked ??= checkFfmpeg())
       stored = await readFootage(footage, {
@@ -192,20 +211,30 @@ async function* analyseAll(
         threads,
         onProgress: (seconds, duration) => {
           underWay.set(footage.file, Math.min(0.99, seconds / duration))
-          say(progress(footage.file))
+          tell(progress(footage.file))
         },
       })
       await state.writeAnalysis(sha256, stored)
     }
-    if (stored.kind === 'refused') {
-      refused.set(footage.file, { type: 'dropped', file: footage.file, ...stored.refusal })
-      const { reason, detail } = stored.refusal
+    if (stored.kind === 'refused') return stored
+    const { analysis, pictures } = stored
+    const { file, stem } = footage
+    const plan = planClips({ file, stem, sha256, analysis, pictures }, settings)
+    return { kind: 'plan', plan: { ...plan, probe: analysis.probe } }
+  }
+  yield* runPool<FootageFile, PrepareClipsEvent>(files, jobs, async (footage, say) => {
+    tell = say
+    context.signal?.throwIfAborted()
+    const sha256 = await state.hashSource(footage, context.signal)
+    hashes.set(footage.file, sha256)
+    const outcome = await planFile(footage, sha256)
+    if (outcome.kind === 'refused') {
+      refused.set(footage.file, { type: 'dropped', file: footage.file, ...outcome.refusal })
+      const { reason, detail } = outcome.refusal
       say({ type: 'skipped', item: footage.file, reason, ...(detail ? { detail } : {}) })
     } else {
-      const { analysis, pictures } = stored
-      const { file, stem } = footage
-      const plan = planClips({ file, stem, sha256, analysis, pictures }, settings)
-      plans.set(file, { ...plan, probe: analysis.probe })
+      plans.set(footage.file, outcome.plan)
+      if (outcome.plan.probe.duration >= longSeconds) releaseMemory()
     }
     underWay.delete(footage.file)
     done++

@@ -190,9 +190,7 @@ function drawCurve({ source, trim, id }: ClipRecord, curve: ReportedClip['shotCu
   const top = Math.max(leastTop, ...curve.energy) * 1.05
   const x = (time: number) => (((time - start) / length) * curveWidth).toFixed(1)
   const y = (energy: number) => (curveHeight * (1 - energy / top)).toFixed(1)
-  const points = thinned(curve)
-    .map(([time, energy]) => `${x(time)},${y(energy)}`)
-    .join(' ')
+  const points = curve.time.map((time, index) => `${x(time)},${y(curve.energy[index]!)}`).join(' ')
   const from = x(source.start)
   const to = x(source.end)
   const handle = (at: string, side: string) =>
@@ -204,25 +202,6 @@ function drawCurve({ source, trim, id }: ClipRecord, curve: ReportedClip['shotCu
 ${handle(from, `kept from ${source.start.toFixed(2)} s`)}${handle(to, `kept to ${source.end.toFixed(2)} s`)}
 <text y="${curveHeight + 12}">${start.toFixed(2)} s</text><text x="${curveWidth}" y="${curveHeight + 12}" text-anchor="end">${end.toFixed(2)} s</text><text x="${curveWidth / 2}" y="${curveHeight + 12}" text-anchor="middle">motion, up to ${top.toFixed(2)} picture widths/s; dashed: still below</text>
 </svg>`
-}
-
-/** At most two points a pixel pair: the least and the most of each stretch, so that no peak is lost. */
-function thinned({ time, energy }: ReportedClip['shotCurve']): [number, number][] {
-  const most = 220
-  if (time.length <= 2 * most) return time.map((moment, index) => [moment, energy[index]!])
-  const points: [number, number][] = []
-  for (let part = 0; part < most; part++) {
-    const from = Math.floor((part * time.length) / most)
-    const to = Math.floor(((part + 1) * time.length) / most)
-    let low = from
-    let high = from
-    for (let at = from; at < to; at++) {
-      if (energy[at]! < energy[low]!) low = at
-      if (energy[at]! > energy[high]!) high = at
-    }
-    for (const at of low < high ? [low, high] : [high, low]) points.push([time[at]!, energy[at]!])
-  }
-  return points
 }
 
 // --- Left out -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import type { VideoAnalysis } from './video-analysis.ts'
 // all, so that a run may be killed anywhere.
 //
 //   sources/<hash of name>.json    size, time and inode of a source file, and the hash of its bytes
-//   analyses/<hash of bytes>.json  what was measured on those bytes, or why they are no footage
+//   analyses/<hash of bytes>.<version>.json  what was measured on those bytes, or why they are no footage
 //   clips/<id>.json                a finished clip
 
 /** Raised whenever an analysis would come out differently. */
@@ -64,7 +64,9 @@ export function openWorkState(out: string, { readOnly = false } = {}): WorkState
     if (!readOnly) await writeFileAtomic(file, JSON.stringify(value))
   }
   const sourceFile = (file: string) => join(root, 'sources', `${shortHash(file)}.json`)
-  const analysisFile = (sha256: string) => join(root, 'analyses', `${sha256}.json`)
+  // The version is in the name, so that an old one is not read to find that out: it may be large.
+  const analysisFile = (sha256: string) =>
+    join(root, 'analyses', `${sha256}.${analysisVersion}.json`)
   const clipFile = (id: string) => join(root, 'clips', `${id}.json`)
 
   return {
