@@ -23,6 +23,7 @@ export interface Transition {
   score: number
 }
 
+/** A video as shots, in order, and what lies between them. */
 export interface ShotList {
   shots: Shot[]
   transitions: Transition[]

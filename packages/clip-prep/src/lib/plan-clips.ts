@@ -52,6 +52,7 @@ export interface PlannedClip {
   travel: number
 }
 
+/** What becomes of one file: its clips, and every range that was left out with its reason. */
 export interface FootagePlan {
   clips: PlannedClip[]
   dropped: DroppedRecord[]

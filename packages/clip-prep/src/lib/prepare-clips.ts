@@ -52,6 +52,7 @@ import {
   type WorkState,
 } from './work-state.ts'
 
+/** What a run says while it works: see `prepareClipsIter` for its phases. */
 export type PrepareClipsEvent = StageEvent
 
 /**

@@ -21,6 +21,7 @@ import type { VideoAnalysis } from './video-analysis.ts'
 /** Raised whenever an analysis would come out differently. */
 const analysisVersion = 5
 
+/** What is remembered of a file's bytes: what was measured, or why they are no footage. */
 export type StoredAnalysis =
   | { version: number; kind: 'video'; analysis: VideoAnalysis; pictures: PictureArea[] }
   | {
@@ -40,6 +41,7 @@ export interface StoredClip {
   shotCurve: PlannedClip['shotCurve']
 }
 
+/** The memory of an output folder: sources, analyses and finished clips, each found again by content. */
 export interface WorkState {
   /** SHA-256 of a file's bytes; read again only when its size, time or inode changed. */
   hashSource(footage: FootageFile, signal?: AbortSignal): Promise<string>

@@ -40,6 +40,7 @@ export interface CutVideoOptions extends PictureOptions {
   preview?: CutPreview | undefined
 }
 
+/** Small pictures of a clip, handed out while it is cut. */
 export interface CutPreview {
   /** Of every so many frames of the result, the first. All are held until the end: a dozen is plenty. */
   every: number

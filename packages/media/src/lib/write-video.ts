@@ -21,6 +21,7 @@ export interface WriteVideoOptions {
   preset?: X264Preset | undefined
 }
 
+/** Presets of x264, fast to slow: slower ones make smaller files of the same quality. */
 export type X264Preset =
   | 'ultrafast'
   | 'superfast'
