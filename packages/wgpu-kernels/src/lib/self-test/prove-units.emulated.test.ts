@@ -35,7 +35,9 @@ async function prepared(
     },
   })
   const notes: string[] = []
-  const device = createDevice(gpu, emulatedAdapterInfo, { overrides: { refusedUnits: without } })
+  const device = createDevice(gpu, emulatedAdapterInfo, {
+    overrides: { refusedUnits: without, limits: { scratchBytes: 2 ** 24 } },
+  })
   await device.prepare({ cache, runtime: 'test 1', onNote: (note) => notes.push(note) })
   return { device, labels, notes }
 }
