@@ -155,6 +155,8 @@ for (const [name, keeping] of flags.cases
     [1, count('text-length'), config.textDim],
     'f32',
   )
+  // As between the buckets of a run: the buffers of the case before may leave no room.
+  await device.makeRoom(0)
   device.resetPeak()
   const profile: Awaited<ReturnType<typeof device.takeProfile>> = []
   const seconds: number[] = []

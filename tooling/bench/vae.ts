@@ -4,6 +4,7 @@
 import { parseArgs } from 'node:util'
 
 import { normals, numElements } from '@kinora/kernel-api'
+import { deviceMemory, usableBytes } from '@kinora/trainer-core'
 import { createVae, parseVaeConfig, vaeTensors } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
 
@@ -18,6 +19,8 @@ const { values: flags } = parseArgs({
   },
 })
 const device = await openDevice({ profile: flags.profile })
+const memory = deviceMemory(device.info)
+if (memory !== undefined) device.setMemoryBudget(usableBytes(memory))
 console.log(`${device.info.adapter}, ${device.info.driver}`)
 const config = parseVaeConfig(
   { _class_name: 'AutoencoderKLWan', base_dim: Number(flags['base-dim']) },
