@@ -109,6 +109,13 @@ export function pictureFilters(
   ) => filters.push(`scale=${width}:${height}:flags=${flags}${inMatrix}${outMatrix}`)
 
   let current = { width: source.width, height: source.height }
+  // Bilinear weighs twice the area of a pixel of the result, which at a tenth of the size costs a sixth of decoding. Plain means
+  // down to twice the size come at a third of that, and leave it the last halving, and with it nearly the same picture.
+  const twice = { width: 2 * size.width, height: 2 * size.height }
+  if (scaler === 'fast' && !crop && !source.hdr && current.width >= 2 * twice.width) {
+    filters.push(`scale=${twice.width}:${twice.height}:flags=area`)
+    current = twice
+  }
   if (crop) {
     // The crop is given for square pixels, so they are made square first, where they are not.
     if (source.pixelAspect !== 1) scale(current, from, '')
