@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { motionStep } from '../../test/motion-step.ts'
 import type { MotionStep } from './motion-step.ts'
 import { prepareClipsOptions } from './options.ts'
 import { planClips, type PlannedClip } from './plan-clips.ts'
@@ -17,23 +18,7 @@ function panning(seconds: number, jerkAt = seconds / 2): VideoAnalysis {
     (_, index): MotionStep => {
       const from = index * stepSeconds
       const energy = from >= jerkAt && from < jerkAt + 1.5 ? 0.9 : 0.2
-      return {
-        from,
-        to: from + stepSeconds,
-        x: -energy,
-        y: 0,
-        zoom: 0,
-        roll: 0,
-        agreement: 1,
-        numPoints: 60,
-        energy,
-        subject: 0,
-        expansion: 0,
-        parallax: 0,
-        turnX: 0,
-        turnY: 0,
-        counterflow: 0,
-      }
+      return motionStep({ from, to: from + stepSeconds, x: -energy, energy })
     },
   )
   return {

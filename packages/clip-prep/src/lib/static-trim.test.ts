@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { motionStep } from '../../test/motion-step.ts'
 import type { MotionStep } from './motion-step.ts'
 import { findMovingRange } from './static-trim.ts'
 
@@ -12,23 +13,7 @@ function stepsOf(
   return Array.from({ length: Math.round(seconds / stepSeconds) }, (_, index) => {
     const from = index * stepSeconds
     const { x = 0, energy = Math.abs(x) } = at(from + stepSeconds / 2)
-    return {
-      from,
-      to: from + stepSeconds,
-      x,
-      y: 0,
-      zoom: 0,
-      roll: 0,
-      agreement: 1,
-      numPoints: 60,
-      energy,
-      subject: 0,
-      expansion: 0,
-      parallax: 0,
-      turnX: 0,
-      turnY: 0,
-      counterflow: 0,
-    }
+    return motionStep({ from, to: from + stepSeconds, x, energy })
   })
 }
 
