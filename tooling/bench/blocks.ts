@@ -7,28 +7,18 @@ import { parseArgs } from 'node:util'
 
 import { normals, numElements } from '@kinora/kernel-api'
 import { createTape, leanPlan, runOptions } from '@kinora/trainer-core'
-import {
-  createLora,
-  createTransformer,
-  parseTransformerConfig,
-  transformerTensors,
-  uploadLora,
-} from '@kinora/wan'
+import { createLora, createTransformer, transformerTensors, uploadLora } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
 
 import { ceilingOf } from './ceilings.ts'
+import { networkFlags, networkOf } from './network-flags.ts'
 import { RandomWeights } from './random-weights.ts'
 
 const { values: flags } = parseArgs({
   options: {
     cases: { type: 'string', default: '512x512x41' },
     weights: { type: 'string', default: 'f16,uint4' },
-    heads: { type: 'string', default: '40' },
-    'head-dim': { type: 'string', default: '128' },
-    ffn: { type: 'string', default: '13824' },
-    'text-dim': { type: 'string', default: '4096' },
-    'text-length': { type: 'string', default: '512' },
-    rank: { type: 'string', default: '16' },
+    ...networkFlags,
     repeat: { type: 'string', default: '3' },
     json: { type: 'string' },
   },
@@ -41,13 +31,7 @@ const ceiling = ceilingOf(device.info.adapter)
 
 /** Median seconds of a forward pass and of forward with backward. */
 async function measure(numLayers: number, weights: string, latents: readonly number[]) {
-  const config = parseTransformerConfig({
-    num_attention_heads: Number(flags.heads),
-    attention_head_dim: Number(flags['head-dim']),
-    ffn_dim: Number(flags.ffn),
-    text_dim: textShape[2],
-    num_layers: numLayers,
-  })
+  const config = networkOf(flags, numLayers)
   const transformer = await createTransformer(
     config,
     new RandomWeights(transformerTensors(config), device),

@@ -18,28 +18,18 @@ import {
   runOptions,
   type RecomputePlan,
 } from '@kinora/trainer-core'
-import {
-  createLora,
-  createTransformer,
-  parseTransformerConfig,
-  transformerTensors,
-  uploadLora,
-} from '@kinora/wan'
+import { createLora, createTransformer, transformerTensors, uploadLora } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
 
 import { ceilingOf } from './ceilings.ts'
+import { networkFlags, networkOf } from './network-flags.ts'
 import { RandomWeights } from './random-weights.ts'
 
 const { values: flags } = parseArgs({
   options: {
     cases: { type: 'string', default: '512x512x41' },
     layers: { type: 'string', default: '40' },
-    heads: { type: 'string', default: '40' },
-    'head-dim': { type: 'string', default: '128' },
-    ffn: { type: 'string', default: '13824' },
-    'text-dim': { type: 'string', default: '4096' },
-    'text-length': { type: 'string', default: '512' },
-    rank: { type: 'string', default: '16' },
+    ...networkFlags,
     quantize: { type: 'string', default: '' },
     keep: { type: 'string', default: 'lean' },
     'host-blocks': { type: 'string', default: '0' },
@@ -83,25 +73,7 @@ function planOf(name: string, dtype: 'f32' | 'f16'): RecomputePlan {
 const device = await openDevice({ profile: flags.profile })
 console.log(`${device.info.adapter}, ${device.info.driver}`)
 const compute = device.info.computeDTypes.includes('f16') ? 'f16' : 'f32'
-const config = parseTransformerConfig(
-  {
-    _class_name: 'WanTransformer3DModel',
-    patch_size: [1, 2, 2],
-    num_attention_heads: count('heads'),
-    attention_head_dim: count('head-dim'),
-    in_channels: 36,
-    out_channels: 16,
-    text_dim: count('text-dim'),
-    freq_dim: 256,
-    ffn_dim: count('ffn'),
-    num_layers: count('layers'),
-    cross_attn_norm: true,
-    qk_norm: 'rms_norm_across_heads',
-    eps: 1e-6,
-    rope_max_seq_len: 1024,
-  },
-  'bench',
-)
+const config = networkOf(flags, count('layers'))
 const started = performance.now()
 const transformer = await createTransformer(
   config,
