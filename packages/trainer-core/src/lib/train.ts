@@ -23,8 +23,12 @@ import {
   refuseTooLarge,
 } from './estimate/tell-estimate.ts'
 import { trainerErrors } from './errors.ts'
-import { latentSize } from './estimate/training-setup.ts'
-import { checkpointShape, saidMemory, trainingSetup } from './estimate/training-setup.ts'
+import {
+  checkpointShape,
+  latentSize,
+  saidMemory,
+  trainingSetup,
+} from './estimate/training-setup.ts'
 import { adaptersOf, readLoraWeights } from './lora-adapters.ts'
 import { leanPlan } from './memory/recompute-plan.ts'
 import { MetricsFile } from './metrics.ts'
@@ -351,19 +355,23 @@ export async function* trainIter(
         ),
       ).catch(async (error: unknown) => {
         // Nothing of this step has been applied: what came before it is worth keeping.
-        const told = isOutOfMemory(error)
-          ? trainerErrors.OUT_OF_MEMORY(
+        const tell = isOutOfMemory(error)
+          ? trainerErrors.OUT_OF_MEMORY
+          : isDeviceLost(error)
+            ? trainerErrors.DEVICE_LOST
+            : undefined
+        const told = tell
+          ? tell(
               step + 1,
-              ...describeStep(estimate, size, recompute.get(size), heldWhen(device, error)),
+              ...describeStep(
+                estimate,
+                size,
+                recompute.get(size),
+                heldWhen(device, error as CodedError),
+              ),
               { cause: error },
             )
-          : isDeviceLost(error)
-            ? trainerErrors.DEVICE_LOST(
-                step + 1,
-                ...describeStep(estimate, size, recompute.get(size), heldWhen(device, error)),
-                { cause: error },
-              )
-            : error
+          : error
         // The plan was too bold here: the run that goes on keeps less.
         if (isOutOfMemory(error)) recompute.set(size, leanPlan(compute))
         if (isCodedError(error, 'TRAINER_NOT_FINITE')) await saveState()

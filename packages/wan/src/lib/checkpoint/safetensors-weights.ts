@@ -157,9 +157,15 @@ export class SafetensorsWeights implements WeightSource {
     const fillNext = async (): Promise<void> => {
       for (let at = chunks.shift(); at !== undefined; at = chunks.shift()) {
         const from = at
-        await device.fill(tensor, from, Math.min(chunkBytes, size - from), (bytes) =>
-          file.readInto(stored, bytes, from),
-        )
+        try {
+          await device.fill(tensor, from, Math.min(chunkBytes, size - from), (bytes) =>
+            file.readInto(stored, bytes, from),
+          )
+        } catch (error) {
+          // Nothing more is read for a tensor that will not be.
+          chunks.length = 0
+          throw error
+        }
       }
     }
     const fills = await Promise.allSettled(Array.from({ length: readsAhead }, fillNext))
