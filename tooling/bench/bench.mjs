@@ -5,6 +5,7 @@
 //   blocks         one block of the transformer: forward, and forward with backward, dense and packed
 //   step           training steps at each size: seconds, TFLOP/s, peak memory under a recompute plan
 //   vae            encoding and decoding at full size
+//   text           the text encoder at full size: seconds, bytes read, memory on the device and on the host
 //   numerics       one block at full width against torch (full_width.py makes the reference)
 //   packing        what packing costs in accuracy on tiny-wan
 //   checkpoint     writes a random checkpoint of any size in the diffusers layout
@@ -43,6 +44,7 @@ export const benches = {
       '--cases=64x64x17 --layers=2 --heads=2 --head-dim=64 --ffn=512 --text-dim=128 --text-length=32 --repeat=1',
   },
   vae: { file: 'vae', quick: '--cases=64x64x17 --base-dim=16' },
+  text: { file: 'text', quick: '--captions=4' },
   numerics: { file: 'full-width', quick: '' },
   packing: { file: 'packing-error', quick: '' },
   checkpoint: { file: 'checkpoint', quick: '--layers=2 --heads=2 --head-dim=64 --ffn=512' },

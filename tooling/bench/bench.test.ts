@@ -47,6 +47,17 @@ describe('npm run bench', () => {
       expect(await read('same', 'transformer')).toEqual(await read('one', 'transformer'))
       expect(await read('same', 'transformer_2')).toEqual(await read('one', 'transformer'))
       expect(await read('two', 'transformer')).not.toEqual(await read('one', 'transformer'))
+      // The text encoder alone, into what is there.
+      const text = (): Promise<Buffer> =>
+        readFile(join(folder, 'one/text_encoder/model.safetensors'))
+      const [before, expert] = [await text(), await read('one', 'transformer')]
+      await run('checkpoint', one, '--only=text_encoder', '--seed=3')
+      expect(await text()).not.toEqual(before)
+      expect(await read('one', 'transformer')).toEqual(expert)
+      await openCheckpoint(one)
+      await expect(
+        run('checkpoint', one, '--only=text_encoder', '--text-encoder=full'),
+      ).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('4096') as string })
     },
   )
 
