@@ -1,20 +1,32 @@
 import { totalmem } from 'node:os'
-import type { Device, DeviceInfo, Tensor } from '@kinora/kernel-api'
+import type { AttentionResult, Device, DeviceInfo, Tensor } from '@kinora/kernel-api'
 import { z } from 'zod'
 import type { CountingOptions } from '../memory/counting-device.ts'
 import type { StepWork } from '../memory/plan-training-memory.ts'
 
-/** How fast an adapter is at what a step is made of, by our own kernels. */
+const rate = z.number().positive()
+
+/** How fast an adapter is at what a step is made of, by our own kernels: a rate for each kind of `DeviceWork`, a second. */
 export const deviceSpeedSchema = z.strictObject({
-  linearFlops: z
+  linearFlops: rate.describe('Operations a second of linears, two a multiply-add.'),
+  linearGradFlops: rate.describe('Of the gradients of their inputs.'),
+  attentionFlops: rate.describe('Of attention among the tokens of a clip.'),
+  attentionGradFlops: rate.describe('At two and a half forward passes.'),
+  textAttentionFlops: rate.describe('Of attention to the text, which has few keys.'),
+  textAttentionGradFlops: rate.describe('At two and a half forward passes.'),
+  normBytes: rate.describe('Bytes a second that norms and their gradients read and write.'),
+  adapterBytes: rate.describe('Bytes a second that the products of adapters read.'),
+  unpackedBytes: rate.describe('Bytes a second of unpacking weights.'),
+  bytes: rate.describe('Bytes a second of activations, sums and casts.'),
+  hostBytes: rate.describe('Bytes a second between host and device.'),
+  opSeconds: z
     .number()
-    .positive()
-    .describe('Operations a second of linears, two a multiply-add.'),
-  attentionFlops: z.number().positive(),
-  attentionGradFlops: z.number().positive().describe('At two and a half forward passes.'),
-  bytes: z.number().positive().describe('Bytes a second that norms, activations and sums move.'),
-  hostBytes: z.number().positive().describe('Bytes a second between host and device.'),
-  opSeconds: z.number().nonnegative().describe('What an op takes beside its work.'),
+    .nonnegative()
+    .describe('What an op takes the device beside its work: gaps between kernels.'),
+  queueSeconds: z
+    .number()
+    .nonnegative()
+    .describe('What the host takes to queue an op, while the device works on those before.'),
 })
 export type DeviceSpeed = z.output<typeof deviceSpeedSchema>
 
@@ -25,6 +37,41 @@ interface KnownAdapter {
   speed?: DeviceSpeed
 }
 
+/**
+ * Measured on one NVIDIA H100 80GB HBM3 (docs/log.md, 2026-11-25): the kernels of a layer in a step at 512 × 512 × 41 in f16 with
+ * rank 16, nothing kept but self-attention (`bench step --profile`), and the work that the memory plan counts for it, a fortieth.
+ *
+ * | kind                  | counted    | ms a layer                                       |
+ * | --------------------- | ---------- | ------------------------------------------------ |
+ * | linears               | 11.98 TFLO | 37.9: all products took 60.6                     |
+ * | their gradients       | 6.69 TFLO  | 22.7: at the 287 to 310 TFLO/s measured alone    |
+ * | self-attention        | 2.60 TFLO  | 9.8                                              |
+ * | its gradient          | 6.50 TFLO  | 34.8                                             |
+ * | attention to the text | 0.236 TFLO | 1.7: all forward passes took 11.5                |
+ * | its gradient          | 0.295 TFLO | 5.3: dq 14.4 and dk, dv 25.7 took 40.1           |
+ * | norms                 | 6.87 GB    | 3.4                                              |
+ * | adapters              | 6.46 GB    | 3.4                                              |
+ * | all else              | 12.0 GB    | 5.0: the rates of its kernels alone, 2.1 to 2.8  |
+ *
+ * Unpacking is the kernel alone. What the whole step took beyond the sum, 5.048 s − 4.96 s, is laid to its 6588 ops. Queueing is the
+ * `seconds.queue` of the steps of a run.
+ */
+const h100: DeviceSpeed = {
+  linearFlops: 316e12,
+  linearGradFlops: 295e12,
+  attentionFlops: 265e12,
+  attentionGradFlops: 187e12,
+  textAttentionFlops: 139e12,
+  textAttentionGradFlops: 56e12,
+  normBytes: 2.02e12,
+  adapterBytes: 1.9e12,
+  unpackedBytes: 1.8e12,
+  bytes: 2.4e12,
+  hostBytes: 35e9,
+  opSeconds: 13e-6,
+  queueSeconds: 0.11e-3,
+}
+
 const gib = 2 ** 30
 
 /** Adapters by their name. Speeds are those of `docs/log.md`; memory is what the maker gives. */
@@ -32,14 +79,7 @@ const knownAdapters: readonly KnownAdapter[] = [
   {
     name: /\bH100\b.*\b80 ?GB|\bH100\b(?!.*\d+ ?GB)/i,
     memoryBytes: 79.6 * gib,
-    speed: {
-      linearFlops: 305e12,
-      attentionFlops: 250e12,
-      attentionGradFlops: 170e12,
-      bytes: 2.2e12,
-      hostBytes: 35e9,
-      opSeconds: 0,
-    },
+    speed: h100,
   },
   { name: /\bH200\b/i, memoryBytes: 139.8 * gib },
   { name: /\bB200\b/i, memoryBytes: 178 * gib },
@@ -99,14 +139,14 @@ const hostCopyBytes = 3.5e9
  * quarter of the step, does not hide of it is waited for.
  */
 export function secondsOf(work: StepWork, speed: DeviceSpeed): number {
-  const computing =
-    work.linearFlops / speed.linearFlops +
-    work.attentionFlops / speed.attentionFlops +
-    work.attentionGradFlops / speed.attentionGradFlops +
-    work.bytes / speed.bytes +
-    work.numOps * speed.opSeconds
+  const { hostBytes, opSeconds, queueSeconds, ...rates } = speed
+  const working = Object.entries(rates).reduce(
+    (sum, [kind, perSecond]) => sum + work[kind as keyof typeof rates] / perSecond,
+    work.numOps * opSeconds,
+  )
+  const computing = Math.max(working, work.numOps * queueSeconds)
   const settling = Math.max(0, work.awayBytes / hostCopyBytes - computing / 4)
-  return computing + work.trafficBytes / speed.hostBytes + settling
+  return computing + work.trafficBytes / hostBytes + settling
 }
 
 /** Sizes to measure at. */
@@ -115,6 +155,7 @@ interface Sizes {
   channels: number
   tokens: number
   heads: number
+  textTokens: number
 }
 
 /** About two seconds of the ops a step is made of. Results are rates, so the sizes need not be those of the job. */
@@ -125,9 +166,9 @@ export async function measureSpeed(
 ): Promise<DeviceSpeed> {
   const { info, ops } = device
   const sizes: Sizes = info.software
-    ? { rows: 128, channels: 256, tokens: 160, heads: 2 }
-    : { rows: 4096, channels: 4096, tokens: 4096, heads: 16 }
-  const { rows, channels, tokens, heads } = sizes
+    ? { rows: 128, channels: 256, tokens: 160, heads: 2, textTokens: 32 }
+    : { rows: 4096, channels: 4096, tokens: 4096, heads: 16, textTokens: 512 }
+  const { rows, channels, tokens, heads, textTokens } = sizes
   const made: Tensor[] = []
   const make = (shape: readonly number[], dtype: 'f32' | 'f16' = compute): Tensor => {
     const tensor = device.scope(() => {
@@ -137,50 +178,90 @@ export async function measureSpeed(
     made.push(tensor)
     return tensor
   }
-  /** Seconds of one call: the median of rounds, each long enough to outweigh waiting for it. */
-  async function time(run: () => unknown): Promise<number> {
-    const round = async (calls: number): Promise<number> => {
+  /** Seconds of one call, and of queueing it alone: of the median of rounds, each long enough to outweigh waiting for it. */
+  async function time(run: () => unknown): Promise<{ seconds: number; queue: number }> {
+    const round = async (calls: number): Promise<{ seconds: number; queue: number }> => {
       const start = performance.now()
       for (let i = 0; i < calls; i++) device.scope(() => void run())
+      const queued = performance.now()
       await device.sync()
-      return (performance.now() - start) / 1000 / calls
+      const perCall = (end: number): number => (end - start) / 1000 / calls
+      return { queue: perCall(queued), seconds: perCall(performance.now()) }
     }
     // The first call compiles.
     await round(1)
-    const once = await round(1)
-    const calls = Math.max(1, Math.min(200, Math.round(budgetSeconds / 30 / once)))
+    const { seconds: once } = await round(1)
+    const calls = Math.max(1, Math.min(200, Math.round(budgetSeconds / 45 / once)))
     const rounds = [await round(calls), await round(calls), await round(calls)]
-    return rounds.sort((a, b) => a - b)[1]!
+    return rounds.sort((a, b) => a.seconds - b.seconds)[1]!
   }
 
   try {
     const tiny = make([64], 'f32')
-    const opSeconds = await time(() => ops.affine(tiny, { scale: 2 }))
+    const nothing = await time(() => ops.affine(tiny, { scale: 2 }))
+    /** What a call does a second, beside what another takes. */
+    const rateOf = async (
+      work: number,
+      run: () => unknown,
+      beside = nothing.seconds,
+    ): Promise<number> => {
+      const { seconds } = await time(run)
+      return work / Math.max(seconds - beside, seconds / 4)
+    }
     const x = make([rows, channels])
     const w = make([channels, channels])
     const wide = make([rows * 8, channels], 'f32')
+    const wideBytes = 4 * rows * 8 * channels
+    const dtypeBytes = compute === 'f16' ? 2 : 4
+    // Of few rows, so that unpacking is most of it.
+    const few = make([16, channels])
+    const dense = await time(() => ops.linear(few, w))
+    const packed = device.scope(() => ops.quantize(w, 'float8_e4m3'))
+    made.push(packed.codes, packed.scales)
+    const adapter = { a: make([16, channels], 'f32'), b: make([channels, 16], 'f32'), scale: 1 }
     const head = channels / heads > 128 ? 128 : 64
     const qkv = make([1, tokens, heads, head])
-    const saved = device.scope(() => ops.attention(qkv, qkv, qkv))
-    made.push(saved.out, saved.lse)
-    const without = (seconds: number): number => Math.max(seconds - opSeconds, seconds / 4)
-    const linear = without(await time(() => ops.linear(x, w)))
-    const attention = without(await time(() => ops.attention(qkv, qkv, qkv)))
-    const grad = { q: qkv, k: qkv, v: qkv, ...saved }
-    const attentionGrad = without(await time(() => ops.attentionGrad(saved.out, grad)))
-    const copy = without(await time(() => ops.affine(wide, { scale: 1 })))
-    const parked = await device.park(wide)
-    const fetch = without(await time(() => device.unpark(parked, wide)))
-    device.discard(parked)
-    const attentionWork = 4 * tokens * tokens * heads * head
-    return {
-      linearFlops: (2 * rows * channels * channels) / linear,
-      attentionFlops: attentionWork / attention,
-      attentionGradFlops: (2.5 * attentionWork) / attentionGrad,
-      bytes: (2 * 4 * rows * 8 * channels) / copy,
-      hostBytes: (4 * rows * 8 * channels) / fetch,
-      opSeconds,
+    const text = make([1, textTokens, heads, head])
+    const attend = (kv: Tensor): AttentionResult => {
+      const result = device.scope(() => ops.attention(qkv, kv, kv))
+      made.push(result.out, result.lse)
+      return result
     }
+    const [own, toText] = [attend(qkv), attend(text)]
+    const attentionGrad = (kv: Tensor, saved: AttentionResult): unknown =>
+      ops.attentionGrad(saved.out, { q: qkv, k: kv, v: kv, ...saved })
+    const attentionWork = (keys: number): number => 4 * tokens * keys * heads * head
+    const parked = await device.park(wide)
+    const speed: DeviceSpeed = {
+      linearFlops: await rateOf(2 * rows * channels * channels, () => ops.linear(x, w)),
+      linearGradFlops: await rateOf(2 * rows * channels * channels, () =>
+        ops.linearGrad(x, x, w, { needsX: true }),
+      ),
+      attentionFlops: await rateOf(attentionWork(tokens), () => ops.attention(qkv, qkv, qkv)),
+      attentionGradFlops: await rateOf(2.5 * attentionWork(tokens), () => attentionGrad(qkv, own)),
+      textAttentionFlops: await rateOf(attentionWork(textTokens), () =>
+        ops.attention(qkv, text, text),
+      ),
+      textAttentionGradFlops: await rateOf(2.5 * attentionWork(textTokens), () =>
+        attentionGrad(text, toText),
+      ),
+      normBytes: await rateOf(2 * wideBytes, () => ops.layerNorm(wide, { eps: 1e-6 })),
+      // Its gradients alone, which read both sides twice.
+      adapterBytes: await rateOf(4 * dtypeBytes * rows * channels, () =>
+        ops.linearGrad(x, x, w, { needsX: false, adapters: [adapter] }),
+      ),
+      unpackedBytes: await rateOf(
+        (1 + 2) * channels * channels,
+        () => ops.linear(few, packed),
+        dense.seconds,
+      ),
+      bytes: await rateOf(2 * wideBytes, () => ops.affine(wide, { scale: 1 })),
+      hostBytes: await rateOf(wideBytes, () => device.unpark(parked, wide)),
+      opSeconds: nothing.seconds - nothing.queue,
+      queueSeconds: nothing.queue,
+    }
+    device.discard(parked)
+    return speed
   } finally {
     for (const tensor of made) device.release(tensor)
   }

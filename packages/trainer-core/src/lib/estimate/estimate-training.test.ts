@@ -8,7 +8,7 @@ import {
 import { parseTransformerConfig } from '@kinora/wan'
 import { describe, expect, it } from 'vitest'
 import { planTrainingMemory } from '../memory/plan-training-memory.ts'
-import { leanPlan } from '../memory/recompute-plan.ts'
+import { leanPlan, richerPlans } from '../memory/recompute-plan.ts'
 import { deviceMemory, knownSpeed, secondsOf } from './device-speed.ts'
 import { estimateTraining, type TrainingDevice } from './estimate-training.ts'
 import { describeRecompute, recomputePlans } from './tell-estimate.ts'
@@ -50,7 +50,8 @@ const device = (memory: number | undefined): TrainingDevice => ({
 })
 
 describe('the estimate of a job', () => {
-  // docs/log.md, 2026-11-25, 512 × 512 × 41, the leanest plan; 768² and 1024² too.
+  // docs/log.md, 2026-11-25, 512 × 512 × 41, the leanest plan; 768² and 1024² too. With all kept, in the bench and in a run, which
+  // was slower for a reason that is not known.
   it.each([
     { quantize: undefined, measured: 5.048 },
     { quantize: 'uint4' as const, measured: 5.086 },
@@ -59,9 +60,19 @@ describe('the estimate of a job', () => {
     { quantize: 'uint4' as const, streamedShare: 1, measured: 5.528 },
     { quantize: 'uint4' as const, streamedShare: 1, away: 20, measured: 5.555 },
     { quantize: 'uint4' as const, streamedShare: 1, away: 40, measured: 7.959 },
+    { quantize: 'uint4' as const, plan: richerPlans('f16').at(-1)!, measured: 4.588 },
+    { quantize: 'uint4' as const, plan: richerPlans('f16').at(-1)!, measured: 4.98, bound: 0.15 },
   ])(
     'tells the time measured on an H100, %j',
-    async ({ quantize, side = 64, streamedShare, away = 0, measured }) => {
+    async ({
+      quantize,
+      side = 64,
+      streamedShare,
+      away = 0,
+      plan = leanPlan('f16'),
+      measured,
+      bound = 0.08,
+    }) => {
       const { work } = await planTrainingMemory({
         transformer: release.transformer,
         compute: 'f16',
@@ -72,14 +83,13 @@ describe('the estimate of a job', () => {
         latentSize: [11, side, side],
         textLength: 512,
         checkpoint: true,
-        recompute: { ...leanPlan('f16'), blocksInHostMemory: away },
+        recompute: { ...plan, blocksInHostMemory: away },
         residentExperts: 1,
         trainedExperts: 1,
         overhead: 'gpu',
       })
       const seconds = secondsOf(work, knownSpeed('NVIDIA H100 80GB HBM3')!)
-      expect(seconds / measured).toBeGreaterThan(0.9)
-      expect(seconds / measured).toBeLessThan(1.1)
+      expect(Math.abs(seconds / measured - 1)).toBeLessThan(bound)
     },
   )
 

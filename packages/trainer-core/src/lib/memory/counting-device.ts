@@ -28,16 +28,23 @@ interface Counted {
 
 const countedOf = (tensor: Tensor): Counted => tensor.handle as Counted
 
-const noWork = (): DeviceWork => ({
+/** Nothing done. */
+export const noWork = (): DeviceWork => ({
   linearFlops: 0,
+  linearGradFlops: 0,
   attentionFlops: 0,
   attentionGradFlops: 0,
+  textAttentionFlops: 0,
+  textAttentionGradFlops: 0,
+  normBytes: 0,
+  adapterBytes: 0,
+  unpackedBytes: 0,
   bytes: 0,
   numOps: 0,
 })
 const bytesOf = ({ shape, dtype }: Tensor): number => numElements(shape) * bytesPerElement[dtype]
-/** What expanding a packed weight reads and writes; nothing for a dense one. */
-function expansionBytes(weight: Weight): number {
+/** What unpacking a weight reads and writes; nothing for a dense one. */
+function unpackedBytes(weight: Weight): number {
   if (!isPackedWeight(weight)) return 0
   return bytesOf(weight.codes) + bytesOf(weight.scales) + 2 * numElements(weight.shape)
 }
@@ -56,15 +63,28 @@ function* tensorsIn(value: unknown): Generator<Tensor> {
   }
 }
 
-/** What ops had to do. */
+/** What ops had to do, apart by what an adapter is fast or slow at: operations are two a multiply-add. */
 export interface DeviceWork {
-  /** Operations of linears, two a multiply-add. */
+  /** Of linears without their adapters. */
   linearFlops: number
+  /** Of the gradients of their inputs. */
+  linearGradFlops: number
+  /** Of attention among the tokens of a clip. */
   attentionFlops: number
   /** By convention two and a half times those of the forward pass. */
   attentionGradFlops: number
-  /** Bytes that all else reads and writes: norms, activations, sums, unpacking, the products of adapters. */
+  /** Of attention to others, the text: as many queries, but few keys. */
+  textAttentionFlops: number
+  textAttentionGradFlops: number
+  /** What norms and their gradients read and write. */
+  normBytes: number
+  /** What the products of adapters read of the linears' inputs and of their gradients; they compute next to nothing. */
+  adapterBytes: number
+  /** What unpacking weights reads and writes. */
+  unpackedBytes: number
+  /** What all else reads and writes: activations, rotations, sums, casts, the optimiser. */
   bytes: number
+  /** Ops, by their calls. */
   numOps: number
 }
 
@@ -172,28 +192,35 @@ export function createCountingDevice({
   }
 
   /** Counts an op that reads tensors and writes one. */
-  function touching(inputs: readonly Tensor[], run: () => Tensor): Tensor {
+  function touching(
+    inputs: readonly Tensor[],
+    run: () => Tensor,
+    kind: 'bytes' | 'normBytes' = 'bytes',
+  ): Tensor {
     const y = run()
-    work.bytes += [...inputs, y].reduce((sum, tensor) => sum + bytesOf(tensor), 0)
+    work[kind] += [...inputs, y].reduce((sum, tensor) => sum + bytesOf(tensor), 0)
     work.numOps++
     return y
   }
-  function countLinear(x: Tensor, weight: Weight, times: number): void {
+  function countLinear(x: Tensor, weight: Weight, kind: 'linearFlops' | 'linearGradFlops'): void {
     const [n, k] = weight.shape as readonly [number, number]
-    work.linearFlops += 2 * rowsOf(x) * n * k * times
-    work.bytes += expansionBytes(weight) * times
-    work.numOps += times * (isPackedWeight(weight) ? 2 : 1)
+    work[kind] += 2 * rowsOf(x) * n * k
+    work.unpackedBytes += unpackedBytes(weight)
+    work.numOps += isPackedWeight(weight) ? 2 : 1
   }
   /** Operations of the scores and of the sum over them. */
   const attentionFlops = (q: Tensor, k: Tensor): number => 4 * numElements(q.shape) * k.shape[1]!
+
+  /** Whether tokens attend to each other, and not to a text. */
+  const isAmong = (q: Tensor, k: Tensor): boolean => q.shape[1] === k.shape[1]
 
   const like = (x: Tensor, dtype: DType = x.dtype): Tensor => allocate(x.shape, dtype)
 
   const ops: Ops = {
     linear(x, weight, options = {}) {
       const { adapters = [], dtype = x.dtype } = options
-      countLinear(x, weight, 1)
-      work.bytes += adapters.length * bytesOf(x)
+      countLinear(x, weight, 'linearFlops')
+      work.adapterBytes += adapters.length * bytesOf(x)
       work.numOps += adapters.length
       return withScratch(
         [unpacked(weight, x), ...adapters.map(({ a }) => rowsOf(x) * a.shape[0]!)],
@@ -201,8 +228,8 @@ export function createCountingDevice({
       )
     },
     linearGrad(dy, x, weight, { adapters = [], dtype, needsX }): LinearGrads {
-      if (needsX) countLinear(x, weight, 1)
-      work.bytes += adapters.length * 2 * (bytesOf(x) + bytesOf(dy))
+      if (needsX) countLinear(x, weight, 'linearGradFlops')
+      work.adapterBytes += adapters.length * 2 * (bytesOf(x) + bytesOf(dy))
       work.numOps += 4 * adapters.length
       return withScratch(
         [
@@ -226,7 +253,7 @@ export function createCountingDevice({
       return { format, shape, codes, scales: perGroup(), zeros: perGroup(), groupSize }
     },
     attention(q, k) {
-      work.attentionFlops += attentionFlops(q, k)
+      work[isAmong(q, k) ? 'attentionFlops' : 'textAttentionFlops'] += attentionFlops(q, k)
       work.numOps++
       return withScratch([scores(q, k)], () => ({
         out: like(q),
@@ -234,7 +261,8 @@ export function createCountingDevice({
       }))
     },
     attentionGrad(_dout, { q, k, v, lse }) {
-      work.attentionGradFlops += 2.5 * attentionFlops(q, k)
+      work[isAmong(q, k) ? 'attentionGradFlops' : 'textAttentionGradFlops'] +=
+        2.5 * attentionFlops(q, k)
       work.numOps += 3
       return withScratch([scores(q, k), scores(q, k), numElements(lse.shape)], () => ({
         dq: like(q),
@@ -242,10 +270,11 @@ export function createCountingDevice({
         dv: like(v),
       }))
     },
-    layerNorm: (x, options) => touching([x], () => like(x, options.dtype)),
-    layerNormGrad: (dy, x, options) => touching([dy, x], () => like(x, options.dtype)),
-    rmsNorm: (x, _weight, options) => touching([x], () => like(x, options.dtype)),
-    rmsNormGrad: (dy, x, _weight, options) => touching([dy, x], () => like(x, options.dtype)),
+    layerNorm: (x, options) => touching([x], () => like(x, options.dtype), 'normBytes'),
+    layerNormGrad: (dy, x, options) => touching([dy, x], () => like(x, options.dtype), 'normBytes'),
+    rmsNorm: (x, _weight, options) => touching([x], () => like(x, options.dtype), 'normBytes'),
+    rmsNormGrad: (dy, x, _weight, options) =>
+      touching([dy, x], () => like(x, options.dtype), 'normBytes'),
     rope: (x) => touching([x], () => like(x)),
     gelu: (x) => touching([x], () => like(x)),
     geluGrad: (dy, x) => touching([dy, x], () => like(dy)),

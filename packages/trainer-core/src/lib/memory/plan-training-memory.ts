@@ -15,7 +15,12 @@ import type { MicroBatch } from '../noise/prepare-micro-batch.ts'
 import { MovingAverage } from '../optim/moving-average.ts'
 import { createOptimizer } from '../optim/optimizers.ts'
 import { trainStep } from '../train-step.ts'
-import { createCountingDevice, type CountingOptions, type DeviceWork } from './counting-device.ts'
+import {
+  createCountingDevice,
+  noWork,
+  type CountingOptions,
+  type DeviceWork,
+} from './counting-device.ts'
 import { leanPlan, type RecomputePlan } from './recompute-plan.ts'
 
 export interface MemoryPlanOptions {
@@ -79,6 +84,8 @@ export interface StepWork extends DeviceWork {
   awayBytes: number
 }
 
+const workKinds = Object.keys(noWork()) as (keyof DeviceWork)[]
+
 /** Networks with more blocks are counted with this many and one less: every block takes as much as another. */
 const mostCounted = 3
 
@@ -124,11 +131,10 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
     // On its way out it is in memory that the device writes, then in memory that the device reads.
     hostBytes: host + 2 * numAway * keptOfBlock,
     work: {
-      linearFlops: at('linearFlops'),
-      attentionFlops: at('attentionFlops'),
-      attentionGradFlops: at('attentionGradFlops'),
-      bytes: at('bytes'),
-      numOps: at('numOps'),
+      ...(Object.fromEntries(workKinds.map((kind) => [kind, at(kind)])) as Record<
+        keyof DeviceWork,
+        number
+      >),
       // Weights come on the way forward and again on the way back; what is kept goes out and comes back.
       trafficBytes: 2 * numStreamed * more.streamedBytes + 2 * numAway * keptOfBlock,
       awayBytes: numAway * keptOfBlock,
