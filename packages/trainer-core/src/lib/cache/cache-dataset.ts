@@ -49,9 +49,6 @@ export interface CacheDatasetResult {
   skipped: { clip: string; reason: string }[]
 }
 
-/** Texts encoded at a time. The encoder's weights are read from the disk once for each batch, so it is large. */
-const textsPerBatch = 256
-
 /**
  * Encodes what training needs and the cache lacks: target and condition latents of every sample of a plan, the embedding of every
  * prompt that may be drawn. The VAE and the text encoder are on the device only while something misses, one after the other.
@@ -297,20 +294,13 @@ async function* cacheTexts(
     const encoder = await loadTextEncoder(checkpoint, device, { quantize, signal })
     try {
       yield { type: 'started', phase: 'text', total: missing.length }
-      for (let start = 0; start < missing.length; start += textsPerBatch) {
+      let done = 0
+      for await (const entry of encodeTexts(missing, encoder, device)) {
         signal?.throwIfAborted()
-        const batch = missing.slice(start, start + textsPerBatch)
-        const entries = await encodeTexts(batch, encoder, device)
-        for (const [i, text] of batch.entries()) {
-          await cache.writeText(textKey(text, fingerprint), entries[i]!, text)
-        }
-        yield {
-          type: 'progress',
-          phase: 'text',
-          done: start + batch.length,
-          total: missing.length,
-          item: batch.at(-1)!,
-        }
+        const text = missing[done]!
+        await cache.writeText(textKey(text, fingerprint), entry, text)
+        done++
+        yield { type: 'progress', phase: 'text', done, total: missing.length, item: text }
       }
     } finally {
       await encoder.release()
@@ -319,12 +309,12 @@ async function* cacheTexts(
   return { found: texts.length - missing.length, made: missing.length }
 }
 
-async function encodeTexts(
+/** The entries of texts, one after another: all of them at once may be more than the host should hold. */
+async function* encodeTexts(
   texts: readonly string[],
   encoder: WanTextEncoder,
   device: Device,
-): Promise<TextEntry[]> {
-  const entries: TextEntry[] = []
+): AsyncGenerator<TextEntry> {
   for await (const states of encoder.encodeEach(texts)) {
     const [, length, dim] = states.shape as [number, number, number]
     const rows = (await device.read(states)) as Float32Array
@@ -337,7 +327,6 @@ async function encodeTexts(
     ) {
       numTokens--
     }
-    entries.push({ numTokens, dim, values: rows.slice(0, numTokens * dim) })
+    yield { numTokens, dim, values: rows.slice(0, numTokens * dim) }
   }
-  return entries
 }

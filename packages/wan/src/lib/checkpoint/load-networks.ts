@@ -87,7 +87,7 @@ export interface TextEncoderOptions extends LoadOptions {
 
 /**
  * Opens the text encoder, with its tokenizer. Its layers come to the device one at a time while it encodes, so at full size it
- * takes less than 1 GiB there. Release it when done.
+ * takes less than 1 GiB there, and up to 1 GiB of states where it is given many texts. Release it when done.
  */
 export async function loadTextEncoder(
   checkpoint: WanCheckpoint,

@@ -19,6 +19,12 @@ beforeAll(async () => {
   await writeSafetensors(join(folder, 'w.safetensors'), [
     { name: 'net.whole', dtype: 'BF16', shape, data: whole },
     { name: 'net.broken', dtype: 'F16', shape, data: broken },
+    {
+      name: 'net.table',
+      dtype: 'F32',
+      shape: [6, 4],
+      data: Float32Array.from({ length: 24 }, (_, i) => (i === 21 ? Number.NaN : i)),
+    },
   ])
 })
 afterAll(() => rm(folder, { recursive: true, force: true }))
@@ -53,6 +59,21 @@ it('loads a large tensor in parts, each in its place, and counts elements throug
     code: 'CHECKPOINT_MISSING_TENSOR',
   })
   device.release(broken)
+  expect(device.memory().liveBytes).toBe(0)
+  device.destroy()
+})
+
+it('reads the rows that are asked for and no others, and names a bad number by its place in the table', async () => {
+  const device = await openDevice()
+  await using file = await openSafetensors(join(folder, 'w.safetensors'))
+  const weights = new SafetensorsWeights(new Map([['net.table', file]]), 'net.')
+  const rows = await weights.loadRows('table', [4, 0, 1], device, 'f32')
+  expect([...(await device.read(rows))]).toEqual([16, 17, 18, 19, 0, 1, 2, 3, 4, 5, 6, 7])
+  await expect(weights.loadRows('table', [2, 5], device, 'f32')).rejects.toMatchObject({
+    code: 'CHECKPOINT_NOT_FINITE',
+    message: expect.stringContaining('Element 21 of tensor table') as string,
+  })
+  device.release(rows)
   expect(device.memory().liveBytes).toBe(0)
   device.destroy()
 })

@@ -115,15 +115,15 @@ export class SafetensorsWeights implements WeightSource {
     const [, columns] = info.shape as [number, number]
     const rowBytes = columns * bytesPerElement[info.dtype]
     const bytes = new Uint8Array(rows.length * rowBytes)
+    const place = { name, file: file.file }
     for (const [i, row] of rows.entries()) {
       const target = bytes.subarray(i * rowBytes, (i + 1) * rowBytes)
       await file.readInto(this.#prefix + name, target, row * rowBytes)
+      checkValues(target, info.dtype, dtype === 'f16' ? 'f16' : 'f32', {
+        ...place,
+        from: row * columns,
+      })
     }
-    checkValues(bytes, info.dtype, dtype === 'f16' ? 'f16' : 'f32', {
-      name,
-      file: file.file,
-      from: 0,
-    })
     const shape = [rows.length, columns]
     const raw = device.upload(hostArray(bytes, info.dtype), shape, deviceDTypes[info.dtype])
     return raw.dtype === dtype ? raw : replacing(device, raw, () => device.ops.cast(raw, dtype))

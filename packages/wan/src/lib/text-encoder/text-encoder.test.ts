@@ -46,6 +46,22 @@ it('pads with zero rows, encodes each text as if alone, and cleans prompts', asy
   device.destroy()
 })
 
+it('leaves nothing behind where the caller stops after some texts', async () => {
+  const device = await openDevice()
+  const encoder = await loadTextEncoder(await openCheckpoint(tinyWan), device)
+  const given: number[] = []
+  // A text that needs no padding and one that does: the second's states are the caller's own.
+  for await (const states of encoder.encodeEach(['red '.repeat(100), 'a red circle', 'a cube'])) {
+    given.push(states.shape[1]!)
+    device.release(states)
+    if (given.length === 2) break
+  }
+  expect(given).toEqual([48, 48])
+  expect(device.memory().liveBytes).toBe(0)
+  await encoder.release()
+  device.destroy()
+})
+
 it('refuses tokens outside its vocabulary', async () => {
   const device = await openDevice()
   const checkpoint = await openCheckpoint(tinyWan)

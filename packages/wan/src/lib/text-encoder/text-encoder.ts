@@ -8,7 +8,8 @@ export interface WanTextEncoder {
   readonly tokenizer: WanTokenizer
   /**
    * Cleans, tokenises and encodes texts: [texts.length, textLength, dim] f32, which the caller frees. Rows after a text's tokens
-   * (the end token counted) are zero; the empty text has one row. The weights are read once a call, a layer at a time.
+   * (the end token counted) are zero; the empty text has one row. The weights are read once a call, a layer at a time; once for
+   * every 65 536 tokens at full size.
    */
   encode(texts: readonly string[]): Promise<Tensor>
   /** The same, one text [1, textLength, dim] after another: for many texts, of which padded states would take much memory. */

@@ -26,7 +26,8 @@ export interface Umt5 {
   /**
    * States of the last layer, [1, N, dim] f32, of each sequence, in order; the caller frees them. Sequences have no padding.
    * (With an attention mask over padding the states of the real tokens are the same: masked keys add nothing and positions are
-   * relative.) All sequences go through a layer before the next one is loaded, so the weights are read once a call.
+   * relative.) All sequences go through a layer before the next one is loaded, so the weights are read once a call; of more than
+   * 1 GiB of states (65 536 tokens at full size) once for each GiB.
    */
   encode(sequences: readonly (readonly number[])[]): AsyncGenerator<Tensor>
 }
@@ -47,6 +48,9 @@ interface LayerWeights {
 
 /** Names under which a checkpoint may hold the embedding table: either, or both with equal values. */
 export const embeddingNames = ['shared.weight', 'encoder.embed_tokens.weight'] as const
+
+/** Bytes of states that wait on the device while a layer is there. */
+const mostStateBytes = 2 ** 30
 
 const layerName = (n: number) => `encoder.block.${n}`
 
@@ -139,16 +143,26 @@ class Encoder implements Umt5 {
   }
 
   async *encode(sequences: readonly (readonly number[])[]): AsyncGenerator<Tensor> {
-    const { numBuckets, maxDistance, eps, vocabSize, numLayers } = this.config
-    const device = this.#device
-    const { ops } = device
+    const { vocabSize, dim } = this.config
     for (const ids of sequences) {
       const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize)
       if (ids.length === 0 || bad !== undefined) {
         throw wanErrors.BAD_TOKENS(bad ?? 'none', vocabSize)
       }
     }
-    if (sequences.length === 0) return
+    const mostTokens = mostStateBytes / (4 * dim)
+    for (let start = 0, end = 0; start < sequences.length; start = end) {
+      let tokens = 0
+      do tokens += sequences[end++]!.length
+      while (end < sequences.length && tokens + sequences[end]!.length <= mostTokens)
+      yield* this.#encodeTogether(sequences.slice(start, end))
+    }
+  }
+
+  async *#encodeTogether(sequences: readonly (readonly number[])[]): AsyncGenerator<Tensor> {
+    const { numBuckets, maxDistance, eps, numLayers } = this.config
+    const device = this.#device
+    const { ops } = device
     const states: Tensor[] = []
     const buckets = new Map<number, Tensor>()
     let owned = 0
@@ -185,8 +199,8 @@ class Encoder implements Umt5 {
           }
         },
       )
-      // From here on a state is the caller's as soon as it is given out.
-      for (; owned < states.length; owned++) yield states[owned]!
+      // A state is the caller's as soon as it is given out, even to one who stops there.
+      while (owned < states.length) yield states[owned++]!
     } finally {
       for (const state of states.slice(owned)) device.release(state)
       for (const table of buckets.values()) device.release(table)
