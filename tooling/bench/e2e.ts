@@ -4,7 +4,7 @@
 // The clip is trained at its own shape with the area of --size squared, so it need not be larger than that in both directions.
 //
 //   bench e2e DIR --checkpoint=CHECKPOINT --clips=FOLDER [--phase=cache,train,resume,sample] [--steps=20] [--size=512] [--frames=41]
-//             [--quantize=uint4|qfloat8|none] [--low-vram] [--offload] [--vram=GB] [--sample-steps=4] [--validate] [--json=FILE]
+//             [--quantize=uint4|qfloat8|none] [--quantize-text=float8|none] [--low-vram] [--offload] [--vram=GB] [--sample-steps=4] [--validate] [--json=FILE]
 //
 // Phases may be run in calls of their own; each goes on from what is in DIR. `train` stops half way, `resume` goes on to the end.
 // The first clip of the folder is trained on alone, by one caption: the same batch again and again. `--validate` measures its loss on
@@ -28,6 +28,7 @@ const { values: flags, positionals } = parseArgs({
     rank: { type: 'string', default: '16' },
     turn: { type: 'string', default: '5' },
     quantize: { type: 'string', default: 'uint4' },
+    'quantize-text': { type: 'string', default: 'none' },
     'low-vram': { type: 'boolean', default: false },
     offload: { type: 'boolean', default: false },
     vram: { type: 'string' },
@@ -80,6 +81,8 @@ const half = Math.ceil(Number(flags.steps) / 2)
 async function writeJob(steps: number): Promise<string> {
   const text = JSON.stringify
   const quantize = flags.quantize === 'none' ? '' : `, quantize: true, qtype: ${flags.quantize}`
+  const textScheme = flags['quantize-text']
+  const quantizeText = textScheme === 'none' ? '' : `, quantize_te: true, qtype_te: ${textScheme}`
   const vram = flags.vram === undefined ? '' : `\n        vram_gb: ${flags.vram}`
   const validation = flags.validate
     ? `\n        validation: { folder: ${text(clipDir)}, every: ${half}, bands: 1 }`
@@ -113,7 +116,7 @@ config:
         gradient_checkpointing: true
         dtype: bf16
         disable_sampling: true
-      model: { name_or_path: ${text(checkpoint)}, arch: wan22_14b_i2v, low_vram: ${flags['low-vram']}, layer_offloading: ${flags.offload}${quantize} }
+      model: { name_or_path: ${text(checkpoint)}, arch: wan22_14b_i2v, low_vram: ${flags['low-vram']}, layer_offloading: ${flags.offload}${quantize}${quantizeText} }
       logging: { log_every: 1 }
       kinora:${vram}
         frame_mode: real-time
