@@ -24,9 +24,8 @@ export interface Umt5Options {
 export interface Umt5 {
   readonly config: TextEncoderConfig
   /**
-   * States of the last layer, [1, N, dim] f32, of each sequence, in order; the caller frees them. Sequences have no padding.
-   * (With an attention mask over padding the states of the real tokens are the same: masked keys add nothing and positions are
-   * relative.) All sequences go through a layer before the next one is loaded, so the weights are read once a call; of more than
+   * States of the last layer, [1, N, dim] f32, of each sequence, in order; the caller frees them. Sequences have no padding: masked
+   * keys would add nothing, and positions are relative. All sequences go through a layer before the next one is loaded, so the weights are read once a call; of more than
    * 1 GiB of states (65 536 tokens at full size) once for each GiB.
    */
   encode(sequences: readonly (readonly number[])[]): AsyncGenerator<Tensor>
@@ -48,6 +47,18 @@ interface LayerWeights {
 
 /** Names under which a checkpoint may hold the embedding table: either, or both with equal values. */
 export const embeddingNames = ['shared.weight', 'encoder.embed_tokens.weight'] as const
+
+/**
+ * Rows that n tokens are given room in: two sizes an octave, from 16 on. With rows of any number, hundreds of captions would ask for
+ * buffers of hundreds of sizes, and what a device frees while it is behind its host is not there for the next one.
+ */
+function rowsFor(n: number): number {
+  const step = Math.max(16, 2 ** Math.ceil(Math.log2(n)) / 4)
+  return Math.ceil(n / step) * step
+}
+
+/** What is added to the scores of keys that are no tokens: e to the power of it is 0, and it leaves no kernel's range. */
+const masked = -1e9
 
 /** Bytes of states that wait on the device while a layer is there. */
 const mostStateBytes = 2 ** 30
@@ -153,8 +164,8 @@ class Encoder implements Umt5 {
     const mostTokens = mostStateBytes / (4 * dim)
     for (let start = 0, end = 0; start < sequences.length; start = end) {
       let tokens = 0
-      do tokens += sequences[end++]!.length
-      while (end < sequences.length && tokens + sequences[end]!.length <= mostTokens)
+      do tokens += rowsFor(sequences[end++]!.length)
+      while (end < sequences.length && tokens + rowsFor(sequences[end]!.length) <= mostTokens)
       yield* this.#encodeTogether(sequences.slice(start, end))
     }
   }
@@ -164,46 +175,59 @@ class Encoder implements Umt5 {
     const device = this.#device
     const { ops } = device
     const states: Tensor[] = []
+    /** By the number of rows. */
     const buckets = new Map<number, Tensor>()
+    /** By the number of tokens, where there are fewer than rows. */
+    const keyBiases = new Map<number, Tensor>()
     let owned = 0
     const kept = (make: () => Tensor): Tensor => keptFromScope(device, make)
+    const replaceStates = (make: (x_BNC: Tensor, n: number) => Tensor): void => {
+      for (const [i, x_BNC] of states.entries()) {
+        const next = kept(() => make(x_BNC, sequences[i]!.length))
+        device.release(x_BNC)
+        states[i] = next
+      }
+    }
     try {
       await this.#embed(sequences, states)
       for (const { length: n } of sequences) {
-        if (buckets.has(n)) continue
-        const table = relativeBuckets(n, numBuckets, maxDistance)
-        buckets.set(
-          n,
-          kept(() => device.upload(table, [n, n], 'u32')),
-        )
+        const rows = rowsFor(n)
+        if (!buckets.has(rows)) {
+          const table = relativeBuckets(rows, numBuckets, maxDistance)
+          buckets.set(
+            rows,
+            kept(() => device.upload(table, [rows, rows], 'u32')),
+          )
+        }
+        if (n < rows && !keyBiases.has(n)) {
+          const bias = new Float32Array(rows).fill(masked, n)
+          keyBiases.set(
+            n,
+            kept(() => device.upload(bias, [1, rows], 'f32')),
+          )
+        }
       }
-      for (let n = 0; n < numLayers; n++) {
+      for (let layer = 0; layer < numLayers; layer++) {
         await this.#withWeights(
-          (loader) => loadLayer(loader, layerName(n), this.#compute),
-          (layer) => {
-            for (const [i, x_BNC] of states.entries()) {
-              const next = kept(() => this.#layer(ops, x_BNC, buckets.get(x_BNC.shape[1]!)!, layer))
-              device.release(x_BNC)
-              states[i] = next
-            }
+          (loader) => loadLayer(loader, layerName(layer), this.#compute),
+          (weights) => {
+            replaceStates((x_BNC, n) =>
+              this.#layer(ops, x_BNC, buckets.get(rowsFor(n))!, keyBiases.get(n), weights),
+            )
           },
         )
       }
       await this.#withWeights(
         (loader) => loader.vector('encoder.final_layer_norm.weight'),
         (norm) => {
-          for (const [i, x_BNC] of states.entries()) {
-            const next = kept(() => ops.rmsNorm(x_BNC, norm, { eps }))
-            device.release(x_BNC)
-            states[i] = next
-          }
+          replaceStates((x_BNC, n) => ops.rmsNorm(ops.slice(x_BNC, 1, 0, n), norm, { eps }))
         },
       )
       // A state is the caller's as soon as it is given out, even to one who stops there.
       while (owned < states.length) yield states[owned++]!
     } finally {
       for (const state of states.slice(owned)) device.release(state)
-      for (const table of buckets.values()) device.release(table)
+      for (const table of [...buckets.values(), ...keyBiases.values()]) device.release(table)
     }
   }
 
@@ -217,7 +241,9 @@ class Encoder implements Umt5 {
     const table = await loader.rows(name, used, 'f32')
     try {
       for (const ids of sequences) {
-        const rows = Uint32Array.from(ids, (id) => rowOf.get(id)!)
+        // Rows after the tokens, which nothing reads, hold what the first row of the table does.
+        const rows = new Uint32Array(rowsFor(ids.length))
+        rows.set(ids.map((id) => rowOf.get(id)!))
         states.push(
           keptFromScope(device, () =>
             device.ops.embedding(table, device.upload(rows, [1, rows.length], 'u32')),
@@ -244,15 +270,27 @@ class Encoder implements Umt5 {
   }
 
   /** x ← x + attention(RMS(x)); x ← x + feedForward(RMS(x)). */
-  #layer(ops: Ops, x_BNC: Tensor, buckets_NN: Tensor, w: LayerWeights): Tensor {
+  #layer(
+    ops: Ops,
+    x_BNC: Tensor,
+    buckets_NN: Tensor,
+    keyBias_BN: Tensor | undefined,
+    w: LayerWeights,
+  ): Tensor {
     return ops.scope(() => {
-      const x = ops.gatedAdd(x_BNC, this.#attention(ops, x_BNC, buckets_NN, w))
+      const x = ops.gatedAdd(x_BNC, this.#attention(ops, x_BNC, buckets_NN, keyBias_BN, w))
       return ops.gatedAdd(x, this.#feedForward(ops, x, w))
     })
   }
 
   /** Scores are q · k, not scaled, plus the bias of the pair's bucket. */
-  #attention(ops: Ops, x_BNC: Tensor, buckets_NN: Tensor, w: LayerWeights): Tensor {
+  #attention(
+    ops: Ops,
+    x_BNC: Tensor,
+    buckets_NN: Tensor,
+    keyBias_BN: Tensor | undefined,
+    w: LayerWeights,
+  ): Tensor {
     const { eps, numHeads, headDim } = this.config
     const n = x_BNC.shape[1]!
     return ops.scope(() => {
@@ -263,6 +301,7 @@ class Encoder implements Umt5 {
       const { out } = ops.attention(heads(w.q), heads(w.k), heads(w.v), {
         scale: 1,
         bias: bias_HNN,
+        keyBias: keyBias_BN,
       })
       return ops.linear(ops.reshape(out, [1, n, numHeads * headDim]), w.out.weight, {
         dtype: 'f32',
