@@ -1,0 +1,96 @@
+import { latentSize } from '../estimate/training-setup.ts'
+import { leanPlan } from '../memory/recompute-plan.ts'
+import type { StepMetrics } from '../metrics.ts'
+import type { MicroBatch } from '../noise/prepare-micro-batch.ts'
+import { createDropout, learningRateAt, stepOptions } from '../step-settings.ts'
+import { trainStep } from '../train-step.ts'
+import { stepsOfExperts, turnAt } from '../turns.ts'
+import { tellFailedStep } from './failed-step.ts'
+import type { TrainingRun } from './training-run.ts'
+
+/** Trains the step at hand, and counts it. */
+export async function takeStep(run: TrainingRun): Promise<StepMetrics> {
+  const { process, device, base, learners, recompute, compute, step, turns } = run
+  const { steps } = process.train
+  const began = performance.now()
+  device.resetPeak()
+  const { expert, expertStep } = turnAt(step, turns)
+  run.prepared ??= prepareBatches(run, step)
+  const transformer = await base.get(expert, run.signal)
+  const loaded = performance.now()
+  const batches = await run.prepared
+  const { shape } = batches[0]!
+  const size = shape.slice(2).join('x')
+  if (size !== run.sizeBefore) await device.makeRoom(stepBytes(run, size))
+  run.sizeBefore = size
+  const ready = performance.now()
+  // The next step's batches are made while the device works on this one's.
+  run.prepared = step + 1 < steps ? prepareBatches(run, step + 1) : undefined
+  const learningRate = learningRateAt(expertStep, stepsOfExperts(steps, turns)[expert], process)
+  const learner = learners.get(expert)!
+  const { seconds, ...numbers } = await trainStep(
+    device,
+    transformer,
+    learner,
+    batches,
+    step + 1,
+    stepOptions(
+      process,
+      learningRate,
+      createDropout(process, run.random, learner, expertStep),
+      ([, , ...latents]) => recompute.get(latents.join('x')) ?? leanPlan(compute),
+    ),
+  ).catch(async (error: unknown) => {
+    throw await tellFailedStep(run, size, error)
+  })
+  learner.average?.update(learner.lora.params)
+  run.step++
+  const memory = device.memory()
+  return {
+    type: 'step',
+    step: run.step,
+    expert,
+    expertStep: expertStep + 1,
+    ...numbers,
+    learningRate,
+    timesteps: batches.flatMap((batch) => batch.timesteps),
+    shape,
+    seconds: {
+      load: (loaded - began) / 1000,
+      data: (ready - loaded) / 1000,
+      ...seconds,
+      total: (performance.now() - began) / 1000,
+    },
+    memory: {
+      liveMiB: Math.round(memory.liveBytes / 2 ** 20),
+      peakMiB: Math.round(memory.peakBytes / 2 ** 20),
+    },
+  }
+}
+
+/** Reads and noises the micro-batches of a step. */
+function prepareBatches(
+  { turns, process, microBatches, data }: TrainingRun,
+  step: number,
+): Promise<MicroBatch[]> {
+  const { gradient_accumulation: numBatches } = process.train
+  const { expert, expertStep } = turnAt(step, turns)
+  const prepared = Promise.all(
+    Array.from({ length: numBatches }, (_, i) =>
+      microBatches.prepare(
+        expert,
+        data.batchOf(expert, expertStep, i),
+        (expertStep * numBatches + i) * data.largestBatch,
+      ),
+    ),
+  )
+  // It is awaited a step later; until then its failure is nobody's.
+  prepared.catch(() => {})
+  return prepared
+}
+
+/** What a step at a size of latents takes of the device beside weights and LoRAs. */
+function stepBytes({ estimate }: TrainingRun, size: string): number {
+  const found = estimate.buckets.find(({ bucket }) => latentSize(bucket).join('x') === size)
+  return found?.memory.stepBytes ?? 0
+}
