@@ -6,10 +6,17 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openCheckpoint } from '@kinora/wan'
+import { openDevice } from '@kinora/wgpu-kernels/node'
 
 const bench = fileURLToPath(new URL('bench.mjs', import.meta.url))
 const run = (...args: string[]): Promise<{ stdout: string; stderr: string }> =>
   promisify(execFile)(process.execPath, [bench, ...args])
+
+interface TextResult {
+  passes: { captions: number; tokens: number; liveGiB: number; deviceGiB: number }[]
+  packingError: number
+  withinBar: boolean
+}
 
 let folder: string
 beforeAll(async () => {
@@ -58,6 +65,34 @@ describe('npm run bench', () => {
       await expect(
         run('checkpoint', one, '--only=text_encoder', '--text-encoder=full'),
       ).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('4096') as string })
+    },
+  )
+
+  it(
+    'runs a text encoder over captions and says what it took',
+    { timeout: 120_000 },
+    async ({ skip }) => {
+      const device = await openDevice().catch((error: unknown) => {
+        if (process.env['REQUIRE_GPU'] === '1') throw error
+        return skip('no adapter')
+      })
+      device.destroy()
+      const checkpoint = join(folder, 'text')
+      await run('checkpoint', checkpoint, '--quick', '--base-dim=16', '--shards=1')
+      const json = join(folder, 'text.json')
+      await run('text', checkpoint, '--captions=3', `--json=${json}`)
+      const { result } = JSON.parse(await readFile(json, 'utf8')) as { result: TextResult }
+      expect(result.passes.map(({ captions }) => captions)).toEqual([1, 2, 3, 1])
+      const [alone, together] = result.passes
+      expect(together!.tokens).toBeGreaterThan(alone!.tokens)
+      for (const { liveGiB, deviceGiB } of result.passes) {
+        expect(liveGiB).toBeGreaterThan(0)
+        expect(deviceGiB).toBeGreaterThanOrEqual(liveGiB)
+      }
+      expect(result.withinBar).toBe(true)
+      // Rounding to E4M3 in one layer.
+      expect(result.packingError).toBeGreaterThan(0.001)
+      expect(result.packingError).toBeLessThan(0.1)
     },
   )
 

@@ -9,11 +9,12 @@
 // `deviceGiB` counts every buffer that this process made on the device and has not destroyed, idle ones included; `liveGiB` those in
 // use; `driverGiB` is by how much the driver says that the card fills up (NVIDIA). The bar is 3 GiB, which is also the budget that the
 // device is told.
-import { spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs, promisify } from 'node:util'
 
 import type { Device } from '@kinora/kernel-api'
 import {
@@ -72,32 +73,33 @@ function countBuffers(gpu: GPUDevice): {
   return { resetPeak: () => (peak = { ...now }), peak: () => peak }
 }
 
-/** What the driver says of the card's memory, ten times a second; undefined where there is no nvidia-smi. */
-async function watchDriver(): Promise<{ stop(): number } | undefined> {
-  const child = spawn(
-    'nvidia-smi',
-    ['--query-gpu=memory.used', '--format=csv,noheader,nounits', '--loop-ms=100'],
-    { stdio: ['ignore', 'pipe', 'ignore'] },
+/** MiB in use on the first card, by what its driver says; undefined where there is no nvidia-smi. */
+async function driverMiB(): Promise<number | undefined> {
+  const query = ['--query-gpu=memory.used', '--format=csv,noheader,nounits']
+  const asked = await promisify(execFile)('nvidia-smi', query, { timeout: 10_000 }).catch(
+    () => undefined,
   )
-  let first: number | undefined
-  let most = 0
-  const started = new Promise<boolean>((resolve) => {
-    child.on('error', () => resolve(false))
-    child.on('close', () => resolve(false))
-    child.stdout.on('data', (chunk) => {
-      // One line a card: with several cards the first is taken for ours.
-      const used = Number(String(chunk).trim().split('\n')[0])
-      if (!Number.isFinite(used)) return
-      first ??= used
-      most = Math.max(most, used)
-      resolve(true)
-    })
-  })
-  if (!(await started)) return undefined
+  const used = Number(asked?.stdout.trim().split('\n')[0])
+  return Number.isFinite(used) ? used : undefined
+}
+
+/** Asks the driver again and again; by how much it grew at most, in GiB, when stopped. */
+async function watchDriver(): Promise<{ stop(): Promise<number> } | undefined> {
+  const first = await driverMiB()
+  if (first === undefined) return undefined
+  let most = first
+  let isWatching = true
+  const watching = (async () => {
+    while (isWatching) {
+      most = Math.max(most, (await driverMiB()) ?? 0)
+      await sleep(100)
+    }
+  })()
   return {
-    stop() {
-      child.kill()
-      return (most - first!) / 2 ** 10
+    async stop() {
+      isWatching = false
+      await watching
+      return (most - first) / 2 ** 10
     },
   }
 }
@@ -252,7 +254,7 @@ if (quantize !== undefined && flags.dense) {
   packingError = relativeError(alone!.values, dense!.values)
 }
 const deviceGiB = Math.max(...passes.map((pass) => pass.deviceGiB))
-const driverGiB = driver?.stop()
+const driverGiB = await driver?.stop()
 const result = {
   encoder: {
     layers: textEncoder.numLayers,
