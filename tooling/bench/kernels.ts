@@ -2,8 +2,8 @@
 // products and attention in TFLOP/s, everything that only moves memory as a share of the copy bandwidth of the same run,
 // convolutions of the VAE.
 //
-//   bench kernels [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5] [--scratch-mib=384]
-//                    [--block=160x128] [--json=FILE]
+//   bench kernels [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5]
+//                    [--block=128x128x32] [--json=FILE]
 //
 // Smaller widths for a software adapter: --channels=256 --ffn=512 --heads=2 --pixels=32
 import { writeFileSync } from 'node:fs'
@@ -30,22 +30,17 @@ const { values: flags } = parseArgs({
     pixels: { type: 'string', default: '512' },
     only: { type: 'string', default: 'copy,elementwise,linear,attention,conv3d' },
     repeat: { type: 'string', default: '5' },
-    /** Room for what ops pass through memory; 0 takes the forms without. */
-    'scratch-mib': { type: 'string' },
     /** Block of matrix products on tensor cores, instead of the one that tuning found. */
     block: { type: 'string' },
     json: { type: 'string' },
   },
 })
 const sections = new Set(flags.only.split(','))
-const scratch = flags['scratch-mib']
 const device = await openDevice({
   profile: true,
-  ...(flags.block === undefined ? {} : { tuningFile: false as const }),
-  overrides: {
-    ...(flags.block === undefined ? {} : { block: flags.block as '128x128' }),
-    ...(scratch === undefined ? {} : { limits: { scratchBytes: Number(scratch) * 2 ** 20 } }),
-  },
+  ...(flags.block === undefined
+    ? {}
+    : { tuningFile: false as const, overrides: { block: flags.block as '128x128x32' } }),
 })
 const { ops } = device
 if (!device.profile.timestamps) {
@@ -74,15 +69,19 @@ let copyBandwidth = 0
 let bestProduct = 0
 const ceiling = ceilingOf(device.info.adapter)
 
-/** A tensor of normals, repeated from a pool: the content only has to keep the arithmetic honest. */
-const pool = normals(1, 1, 1 << 20)
+/** A tensor of normals from a pool, each from places of its own: tensors alike would be a special case of attention. */
+const pool = normals(1, 1, (1 << 20) + 8 * 4099)
 const pool16 = f16FromF32(pool)
-function put(shape: readonly number[], dtype: 'f32' | 'f16'): Tensor {
+let made = 0
+function put(shape: readonly number[], dtype: 'f32' | 'f16', scale = 1): Tensor {
   const tensor = device.zeros(shape, dtype)
   const count = numElements(shape)
-  const source = dtype === 'f32' ? pool : pool16
-  for (let at = 0; at < count; at += source.length) {
-    device.write(tensor, source.subarray(0, Math.min(source.length, count - at)), at)
+  const scaled = scale === 1 ? pool : pool.map((x) => x * scale)
+  const source = dtype === 'f32' ? scaled : scale === 1 ? pool16 : f16FromF32(scaled)
+  const start = 8 * ((made++ * 577) % 4099)
+  const piece = 1 << 20
+  for (let at = 0; at < count; at += piece) {
+    device.write(tensor, source.subarray(start, start + Math.min(piece, count - at)), at)
   }
   return tensor
 }
@@ -309,6 +308,18 @@ if (sections.has('attention')) {
     const flops = 4 * tokens * keys * D * heads
     const name = `attention ${tokens} × ${keys}, ${heads} heads`
     await throughput('attention', name, flops, () => void ops.attention(q, k, v))
+    if (tokens === keys) {
+      // Scores of standard deviation 9: rows of one or a few keys, which a reference for the weights has to meet.
+      const sharp = put([1, tokens, heads, D], 'f16', 9)
+      await throughput('attention', `${name}, sharp`, flops, () => void ops.attention(sharp, k, v))
+      await throughput(
+        'attention',
+        `${name}, sharp, rows attend to themselves`,
+        flops,
+        () => void ops.attention(sharp, sharp, v, { scale: 2 / D }),
+      )
+      release(sharp)
+    }
     const { out, lse } = ops.attention(q, k, v)
     const saved = { q, k, v, out, lse }
     await throughput(

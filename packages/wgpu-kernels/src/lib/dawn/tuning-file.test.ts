@@ -16,9 +16,9 @@ afterEach(() => rm(folder, { recursive: true }))
 const open = () => openTuningFile(join(folder, 'deep', 'tuning.json'), (note) => notes.push(note))
 
 it('keeps records of several adapters, and leaves nothing half-written', async () => {
-  await open().save('a', { refused: [], block: '256x128' })
+  await open().save('a', { refused: [], block: '128x128x32' })
   await open().save('b', { refused: ['conv3d'] })
-  expect(await open().load('a')).toEqual({ refused: [], block: '256x128' })
+  expect(await open().load('a')).toEqual({ refused: [], block: '128x128x32' })
   expect(await open().load('b')).toEqual({ refused: ['conv3d'] })
   expect(await open().load('c')).toBeUndefined()
   expect(await readdir(join(folder, 'deep'))).toEqual(['tuning.json'])

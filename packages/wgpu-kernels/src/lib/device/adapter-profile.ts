@@ -27,8 +27,6 @@ export interface AdapterProfile {
     /** Bytes one binding may show of a buffer. */
     readonly maxBindingBytes: number
     readonly maxBufferBytes: number
-    /** Bytes an op may take for what it passes through memory, where less would be slower: ours, not the adapter's. */
-    readonly scratchBytes: number
     readonly maxWorkgroupsPerDimension: number
     readonly maxWorkgroupBytes: number
     readonly maxInvocations: number
@@ -72,13 +70,6 @@ export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
   readonly limits?: Partial<AdapterProfile['limits']>
 }
 
-/**
- * What attention's gradient may write of dS, to take the gradient of the queries from it instead of computing the scores twice: none,
- * since no adapter has been timed with it yet (`npm run bench -- kernels --only=attention --scratch-mib=384`). Three heads by half of
- * 11264 tokens are 384 MiB.
- */
-const SCRATCH_BYTES = 0
-
 /** The part of a profile that tests and measurements on the adapter decide. */
 export interface Findings {
   readonly refusedUnits: Set<MatrixUnitName>
@@ -107,13 +98,12 @@ export function readProfile(
           .subgroupMatrixConfigs ?? [])
       : [],
     timestamps: features.has('timestamp-query'),
-    block: '128x128',
+    block: '256x128x64',
     ...overrides,
     refusedUnits: new Set(overrides.refusedUnits),
     limits: {
       maxBindingBytes: limits.maxStorageBufferBindingSize,
       maxBufferBytes: limits.maxBufferSize,
-      scratchBytes: SCRATCH_BYTES,
       maxWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
       maxWorkgroupBytes: limits.maxComputeWorkgroupStorageSize,
       maxInvocations: limits.maxComputeInvocationsPerWorkgroup,

@@ -4,13 +4,7 @@ import { adamwKernel } from './adamw/adamw.ts'
 import { adamw8bitKernel } from './adamw8bit/adamw8bit.ts'
 import { addIntoKernel } from './add-into/add-into.ts'
 import { flashKernel } from './attention/flash/flash.ts'
-import {
-  matrixForward,
-  matrixGradKv,
-  matrixGradQ,
-  matrixGradQProduct,
-  matrixGradQSum,
-} from './attention/matrix/matrix.ts'
+import { matrixForward, matrixGradKv, matrixGradQ } from './attention/matrix/matrix.ts'
 import { binary } from './binary/binary.ts'
 import { cast } from './cast/cast.ts'
 import { conv3dKernel } from './conv3d/conv3d.ts'
@@ -69,8 +63,6 @@ export function allKernels(): readonly KernelSources[] {
     sources(matrixForward),
     sources(matrixGradKv),
     sources(matrixGradQ),
-    sources(matrixGradQProduct),
-    sources(matrixGradQSum),
     sources(norm),
     sources(pointwise),
     sources(quantizeFloat8Kernel),

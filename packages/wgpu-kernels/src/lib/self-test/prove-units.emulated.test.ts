@@ -36,7 +36,7 @@ async function prepared(
   })
   const notes: string[] = []
   const device = createDevice(gpu, emulatedAdapterInfo, {
-    overrides: { refusedUnits: without, limits: { scratchBytes: 2 ** 24 } },
+    overrides: { refusedUnits: without },
   })
   await device.prepare({ cache, runtime: 'test 1', onNote: (note) => notes.push(note) })
   return { device, labels, notes }
@@ -48,7 +48,7 @@ it(
     const cache = memoryCache()
     const first = await prepared(cache)
     expect(first.notes).toEqual([])
-    for (const kernel of ['thin', 'matrix-attention', 'matrix-attention-ds-k', 'conv3d-matrix']) {
+    for (const kernel of ['thin', 'matrix-attention', 'matrix-attention-dq', 'conv3d-matrix']) {
       expect(first.labels.some((label) => label.includes(kernel))).toBe(true)
     }
     expect([...cache.records.values()]).toEqual([{ refused: [] }])

@@ -3,12 +3,7 @@ import { isCodedError } from '@kinora/stage'
 
 import type { AdapterProfile, Findings } from '../device/adapter-profile.ts'
 import { assembleKernel, type Kernel } from '../program/define-kernel.ts'
-import {
-  matrixGradKv,
-  matrixGradQ,
-  matrixGradQProduct,
-  matrixForward,
-} from '../kernels/attention/matrix/matrix.ts'
+import { matrixForward, matrixGradKv, matrixGradQ } from '../kernels/attention/matrix/matrix.ts'
 import { convMatrixKernel } from '../kernels/conv3d/matrix/matrix.ts'
 import { matmulKernel } from '../kernels/matmul/matmul.ts'
 import {
@@ -50,7 +45,6 @@ function kernelVersion(): string {
   addAll(matrixForward)
   addAll(matrixGradKv)
   addAll(matrixGradQ)
-  addAll(matrixGradQProduct)
   addAll(convMatrixKernel)
   return hash.toString(16).padStart(8, '0')
 }
@@ -127,8 +121,6 @@ async function fastestBlock(
   let best = { name: usual, ms: Number.POSITIVE_INFINITY }
   try {
     for (const name of Object.keys(matrixBlocks) as MatrixBlockName[]) {
-      const { blockM, blockN, tileM, tileN } = matrixBlocks[name]
-      if ((blockM / tileM) * (blockN / tileN) * 32 > profile.limits.maxInvocations) continue
       profile.block = name
       if ((await faultOf(device, 'linear')) !== undefined) continue
       once()

@@ -21,11 +21,10 @@ const gpu: AdapterProfile = {
   subgroupMatrix: [],
   timestamps: false,
   refusedUnits: new Set(),
-  block: '128x128',
+  block: '256x128x64',
   limits: {
     maxBindingBytes: 2 ** 27,
     maxBufferBytes: 2 ** 28,
-    scratchBytes: 2 ** 28,
     maxWorkgroupsPerDimension: 65535,
     maxWorkgroupBytes: 16384,
     maxInvocations: 256,

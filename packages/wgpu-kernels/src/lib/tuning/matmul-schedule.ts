@@ -4,7 +4,10 @@ import type { DType } from '@kinora/kernel-api'
 import type { AdapterProfile } from '../device/adapter-profile.ts'
 import { blockOf, type Layout, type MatmulSchedule } from '../kernels/matmul/matmul-variant.ts'
 import { thinBytes } from '../kernels/matmul/units/subgroup-matrix-thin.wgsl.ts'
-import { subgroupMatrixBytes } from '../kernels/matmul/units/subgroup-matrix.wgsl.ts'
+import {
+  subgroupMatrixBytes,
+  subgroupMatrixSize,
+} from '../kernels/matmul/units/subgroup-matrix.wgsl.ts'
 import { hasMatrixUnit, matrixBlocks } from './matrix-unit.ts'
 
 /** What a schedule is chosen by. */
@@ -67,8 +70,10 @@ export const generalSchedules: readonly MatmulSchedule[] = [
   ...[4, 8].flatMap((lanes) => Object.values(broadcastSchedules(lanes))),
 ]
 
-/** Rows below which the dense unit would be mostly idle. */
-export const FEWEST_MATRIX_ROWS = 64
+/** Rows below which no block of the dense unit is filled. */
+export const FEWEST_MATRIX_ROWS = Math.min(
+  ...Object.values(matrixBlocks).map(({ blockM }) => blockM),
+)
 
 const thinRank = (rank: number): 16 | 32 | 48 | 64 => (Math.ceil(rank / 16) * 16) as 16
 const isThin = (rank: number): boolean => rank <= 64 && rank % 8 === 0
@@ -84,20 +89,16 @@ function matrixSchedule(
   const lda = layout === 'tn' ? M : K
   const ldb = layout === 'nt' ? K : N
   if (a === 'f16' && b === 'f16' && layout !== 'tn') {
-    const schedule = {
-      unit: 'subgroup-matrix',
-      ...matrixBlocks[profile.block],
-      K,
-      lda,
-      ldb,
-    } as const
-    const divides = K % 32 === 0 && N % 8 === 0 && rank % 8 === 0
-    return divides &&
-      M >= FEWEST_MATRIX_ROWS &&
-      N >= 64 &&
-      fits(subgroupMatrixBytes(schedule, layout))
-      ? schedule
-      : undefined
+    if (N % 8 !== 0 || rank % 8 !== 0) return undefined
+    const block = [matrixBlocks[profile.block], ...Object.values(matrixBlocks)].find(
+      (candidate) =>
+        M >= candidate.blockM &&
+        N >= candidate.blockN &&
+        K % candidate.depthA === 0 &&
+        fits(subgroupMatrixBytes(candidate, layout)) &&
+        subgroupMatrixSize(candidate) <= profile.limits.maxInvocations,
+    )
+    return block && { unit: 'subgroup-matrix', ...block, K, lda, ldb: N }
   }
   if (y !== 'f32' || biased || rank > 0) return undefined
   const thin = (

@@ -30,25 +30,20 @@ export function hasMatrixUnit(
   )
 }
 
-/** How the dense unit cuts a product up: a workgroup's block, and the tile of each of its subgroups. */
+/** How the dense unit cuts a product up: a workgroup's block, and how much of K a step takes of `a`. */
 export interface MatrixBlock {
   readonly blockM: number
   readonly blockN: number
-  readonly blockK: number
-  readonly tileM: number
-  readonly tileN: number
+  readonly depthA: 32 | 64
 }
 
 /**
- * Blocks of the dense unit, the default first: the best of 150 schedules with tiles of 64 × 64 measured on one H100, where those
- * differ by little (docs/log.md). Loads, stores and fragments share one path to a multiprocessor's memory, so higher tiles
- * move less for each product. Which is best on another adapter, tuning finds out.
+ * Blocks of the dense unit, the first that fits a product and the adapter is the default: in order of their speed on an H100
+ * (docs/log.md). Which is best on another adapter, tuning finds out.
  */
 export const matrixBlocks = {
-  '128x128': { blockM: 128, blockN: 128, blockK: 32, tileM: 64, tileN: 64 },
-  '160x128': { blockM: 160, blockN: 128, blockK: 32, tileM: 80, tileN: 64 },
-  '192x128': { blockM: 192, blockN: 128, blockK: 16, tileM: 96, tileN: 64 },
-  '256x128': { blockM: 256, blockN: 128, blockK: 32, tileM: 64, tileN: 64 },
-  '128x256': { blockM: 128, blockN: 256, blockK: 32, tileM: 64, tileN: 64 },
+  '256x128x64': { blockM: 256, blockN: 128, depthA: 64 },
+  '128x128x32': { blockM: 128, blockN: 128, depthA: 32 },
+  '128x128x64': { blockM: 128, blockN: 128, depthA: 64 },
 } as const satisfies Record<string, MatrixBlock>
 export type MatrixBlockName = keyof typeof matrixBlocks

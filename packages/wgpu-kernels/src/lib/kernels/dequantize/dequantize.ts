@@ -9,6 +9,7 @@ import { withSchedules } from '../../program/flat-run.ts'
 import type { Runner } from '../../program/runner.ts'
 import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
 import { elementwiseSchedule, elementwiseSchedules } from '../../tuning/elementwise-schedule.ts'
+import { WEIGHT_BLOCK } from '../matmul/units/subgroup-matrix.wgsl.ts'
 import { dequantizeBindings, dequantizeText, type DequantizeVariant } from './dequantize.wgsl.ts'
 
 const floats = ['f32', 'f16'] as const
@@ -16,7 +17,8 @@ const floats = ['f32', 'f16'] as const
 /**
  * Expands a packed weight: uint4 w = (code − zero) · scale in groups along K, float8_e4m3 w = code · scale a row.
  *
- * - `codes` [N, K/8 or K/4] u32, read · `scales` (and `zeros`) [N, groups] dtype, read · `y` [N, K] dtype, written
+ * - `codes` [N, K/8 or K/4] u32, read · `scales` (and `zeros`) [N, groups] dtype, read · `y` [N, K] dtype, written; `blocked`
+ *   as [K / 32, N, 32]
  */
 export const dequantizeKernel = defineKernel<DequantizeVariant>({
   name: 'dequantize',
@@ -26,6 +28,9 @@ export const dequantizeKernel = defineKernel<DequantizeVariant>({
     words_per_row: 'u32',
     groups_per_row: 'u32',
     group_size: 'u32',
+    // Rows of the weight, and the first of this dispatch, where y is blocked.
+    rows: 'u32',
+    first_row: 'u32',
     // Always 0: keeps the compiler from folding the NaN it is or-ed into.
     zero: 'u32',
   },
@@ -35,17 +40,24 @@ export const dequantizeKernel = defineKernel<DequantizeVariant>({
     withSchedules(
       elementwiseSchedules,
       (['uint4', 'float8_e4m3'] as const).flatMap((format) =>
-        floats.flatMap((scale) => floats.map((y) => ({ format, scale, y }))),
+        floats.flatMap((scale) => [
+          ...floats.map((y) => ({ format, scale, y, blocked: false })),
+          { format, scale, y: 'f16' as const, blocked: true },
+        ]),
       ),
     ),
 })
 
-/** The dense [N, K] matrix of a packed weight, in `dtype`, as scratch of the surrounding scope. */
+/**
+ * The dense [N, K] matrix of a packed weight, in `dtype`, as scratch of the surrounding scope; `blocked` in the order of
+ * `blockedWeight`.
+ */
 export function dequantize(
   run: Runner,
   op: string,
   weight: PackedWeight,
   dtype: 'f32' | 'f16',
+  blocked: boolean,
 ): WgpuTensor {
   const [N, K] = weight.shape
   const perWord = weight.format === 'uint4' ? 8 : 4
@@ -68,29 +80,31 @@ export function dequantize(
   if (weight.format === 'uint4' && (!zeros || zeros.dtype !== scales.dtype)) {
     throw wgpuErrors.BAD_DTYPE(op, 'a uint4 weight needs zeros of the dtype of its scales.')
   }
-  const y = run.alloc([N, K], dtype)
+  const y = run.alloc(blocked ? [K / WEIGHT_BLOCK, N, WEIGHT_BLOCK] : [N, K], dtype)
   const schedule = elementwiseSchedule(run.profile)
   const bytes: Record<string, number> = {
     codes: (K / perWord) * 4,
     scales: groups * bytesPerElement[scales.dtype],
-    y: K * bytesPerElement[dtype],
+    ...(blocked ? {} : { y: K * bytesPerElement[dtype] }),
   }
   for (const rows of run.windows(op, N, bytes)) {
     const n = (rows.end - rows.start) * (K / perWord)
     run.run(
       dequantizeKernel,
-      { format: weight.format, scale: scalarOf(scales) as 'f32', y: dtype, ...schedule },
+      { format: weight.format, scale: scalarOf(scales) as 'f32', y: dtype, blocked, ...schedule },
       {
         codes: run.rows(codes, rows, bytes['codes']!),
         scales: run.rows(scales, rows, bytes['scales']!),
         ...(weight.format === 'uint4' ? { zeros: run.rows(zeros!, rows, bytes['scales']!) } : {}),
-        y: run.rows(y, rows, bytes['y']!),
+        y: blocked ? y : run.rows(y, rows, bytes['y']!),
       },
       {
         n,
         words_per_row: K / perWord,
         groups_per_row: groups,
         group_size: groupSize,
+        rows: N,
+        first_row: rows.start,
         zero: 0,
       },
       Math.ceil(n / (schedule.workgroupSize * schedule.perInvocation)),

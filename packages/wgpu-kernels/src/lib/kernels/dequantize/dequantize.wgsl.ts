@@ -1,5 +1,6 @@
 import { reads, writes, type BindingDecl, type KernelText } from '../../program/define-kernel.ts'
 import type { ElementwiseSchedule } from '../../tuning/elementwise-schedule.ts'
+import { WEIGHT_BLOCK } from '../matmul/units/subgroup-matrix.wgsl.ts'
 import { forEachVector } from '../../wgsl/flat-range.ts'
 
 export interface DequantizeVariant extends ElementwiseSchedule {
@@ -7,6 +8,8 @@ export interface DequantizeVariant extends ElementwiseSchedule {
   /** Dtype of scales and zeros. */
   readonly scale: 'f32' | 'f16'
   readonly y: 'f32' | 'f16'
+  /** y lies as [K / 32, N, 32]; f16. */
+  readonly blocked: boolean
 }
 
 export function dequantizeBindings({
@@ -33,6 +36,14 @@ fn decode_e4m3(code: u32) -> f32 {
   return select(value, -value, (code & 0x80u) != 0u);
 }`
 
+/** Index in y of the `vectors` vectors of four that word `i` expands to. */
+function placeOf({ blocked }: DequantizeVariant, vectors: 1 | 2): string {
+  if (!blocked) return `let at = ${vectors}u * i;`
+  const perBlock = WEIGHT_BLOCK / 4
+  return `let vector = (i % u.words_per_row) * ${vectors}u;
+    let at = ((vector / ${perBlock}u) * u.rows + u.first_row + i / u.words_per_row) * ${perBlock}u + vector % ${perBlock}u;`
+}
+
 export function dequantizeText(variant: DequantizeVariant): KernelText {
   return variant.format === 'uint4'
     ? {
@@ -44,8 +55,9 @@ export function dequantizeText(variant: DequantizeVariant): KernelText {
     let z = f32(zeros[group_index]);
     let low = vec4<u32>(word, word >> 4u, word >> 8u, word >> 12u) & vec4<u32>(15u);
     let high = vec4<u32>(word >> 16u, word >> 20u, word >> 24u, word >> 28u) & vec4<u32>(15u);
-    y[2u * i] = y_t((vec4<f32>(low) - z) * s);
-    y[2u * i + 1u] = y_t((vec4<f32>(high) - z) * s);`,
+    ${placeOf(variant, 2)}
+    y[at] = y_t((vec4<f32>(low) - z) * s);
+    y[at + 1u] = y_t((vec4<f32>(high) - z) * s);`,
         ),
       }
     : {
@@ -54,7 +66,8 @@ export function dequantizeText(variant: DequantizeVariant): KernelText {
           variant,
           /* wgsl */ `let word = codes[i];
     let s = f32(scales[i / u.words_per_row]);
-    y[i] = y_t(s * vec4<f32>(decode_e4m3(word & 0xffu), decode_e4m3((word >> 8u) & 0xffu), decode_e4m3((word >> 16u) & 0xffu), decode_e4m3(word >> 24u)));`,
+    ${placeOf(variant, 1)}
+    y[at] = y_t(s * vec4<f32>(decode_e4m3(word & 0xffu), decode_e4m3((word >> 8u) & 0xffu), decode_e4m3((word >> 16u) & 0xffu), decode_e4m3(word >> 24u)));`,
         ),
       }
 }

@@ -16,18 +16,25 @@ import { expectF32, expectFloat, expectRank, expectShape, lastDim } from '../../
 import type { Runner } from '../../program/runner.ts'
 import type { WgpuTensor } from '../../tensor/wgpu-tensor.ts'
 import { dequantize } from '../dequantize/dequantize.ts'
+import type { LazyWeight } from '../matmul/blocked-weight.ts'
 import { matmul, type SideBranch } from '../matmul/matmul.ts'
 import { applyPointwise } from '../pointwise/pointwise.ts'
 import { FEWEST_MATRIX_ROWS } from '../../tuning/matmul-schedule.ts'
 import { concat } from '../strided-copy/strided-copy.ts'
 
 /** The dense matrix of a weight, as kernels can read it beside an operand `like`. */
-function denseWeight(run: Runner, op: string, weight: Weight, like: WgpuTensor): WgpuTensor {
+function denseWeight(
+  run: Runner,
+  op: string,
+  weight: Weight,
+  like: WgpuTensor,
+): WgpuTensor | LazyWeight {
   if (isPackedWeight(weight)) {
     // A processor computes in f32 anyway, and a few rows do so on any adapter; narrowing first would only cost digits.
     const isFew = like.numElements / like.shape.at(-1)! < FEWEST_MATRIX_ROWS
     const isWide = run.profile.adapterClass === 'software' || like.dtype === 'f32' || isFew
-    return dequantize(run, op, weight, isWide ? 'f32' : 'f16')
+    const dtype = isWide ? 'f32' : 'f16'
+    return { dtype, make: (blocked) => dequantize(run, op, weight, dtype, blocked) }
   }
   expectFloat(op, 'weight', weight)
   expectRank(op, 'weight', weight, 2)

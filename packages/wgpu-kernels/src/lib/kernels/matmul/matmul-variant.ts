@@ -1,6 +1,7 @@
 // Axes: M rows and N columns of the result, K the contraction.
 import type { BindingDecl, Scalar } from '../../program/define-kernel.ts'
 import { reads, writes } from '../../program/define-kernel.ts'
+import type { MatrixBlock } from '../../tuning/matrix-unit.ts'
 import { THIN_SIZE, thinBlock } from './units/subgroup-matrix-thin.wgsl.ts'
 import { subgroupMatrixSize } from './units/subgroup-matrix.wgsl.ts'
 
@@ -46,15 +47,13 @@ export interface TileSchedule {
   readonly tileN: number
 }
 
-/** Tensor cores: a subgroup multiplies tiles of 16 × 16 fragments. Operands are f16, eight an index. */
-export interface SubgroupMatrixSchedule {
+/**
+ * Tensor cores: a subgroup multiplies tiles of 16 × 16 fragments. Operands are f16, eight an index; b beside `nt` lies in
+ * blocks of K, as `blockedWeight` makes it.
+ */
+export interface SubgroupMatrixSchedule extends MatrixBlock {
   readonly unit: 'subgroup-matrix'
-  readonly blockM: number
-  readonly blockN: number
-  readonly blockK: number
-  readonly tileM: number
-  readonly tileN: number
-  /** Contraction and distances between rows, literals in the text. */
+  /** Contraction and distances between rows (of b beside `nt`: its rows), literals in the text. */
   readonly K: number
   readonly lda: number
   readonly ldb: number

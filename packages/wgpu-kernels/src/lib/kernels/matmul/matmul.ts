@@ -1,5 +1,5 @@
 // Axes: M rows and N columns of the result, K the contraction, r rank of a side branch.
-import { bytesPerElement } from '@kinora/kernel-api'
+import { bytesPerElement, type DType } from '@kinora/kernel-api'
 
 import { scalarOf } from '../../program/compute-dtype.ts'
 import { defineKernel } from '../../program/define-kernel.ts'
@@ -15,6 +15,7 @@ import {
 import { matrixBlocks } from '../../tuning/matrix-unit.ts'
 import { widthOf } from '../../wgsl/float-vector.ts'
 import { reduceSplits } from '../reduce-splits/reduce-splits.ts'
+import { blockedWeight, type LazyWeight } from './blocked-weight.ts'
 import {
   blockOf,
   matmulBindings,
@@ -38,7 +39,7 @@ const widths = [1, 4] as const
 function matrixVariants(): MatmulVariant[] {
   const base = { a: 'f16', aWidth: 4, bWidth: 4, yWidth: 4, bias: 'none', sideWidth: 0 } as const
   const dense = { unit: 'subgroup-matrix', K: 5120, lda: 5120, ldb: 5120 } as const
-  const { '128x128': usual, ...others } = matrixBlocks
+  const { '256x128x64': usual, ...others } = matrixBlocks
   const thin = { unit: 'thin', K: 5120, lda: 5120, ldb: 5120 } as const
   const ranks = [16, 64] as const
   return [
@@ -170,7 +171,7 @@ export interface MatmulProblem {
   readonly N: number
   readonly K: number
   readonly a: WgpuTensor
-  readonly b: WgpuTensor
+  readonly b: WgpuTensor | LazyWeight
   readonly y: WgpuTensor
   readonly bias?: WgpuTensor | undefined
   /** Not beside `tn`, and not together with `scale`. */
@@ -278,7 +279,7 @@ function dispatchMatmul(run: Runner, dispatch: Dispatch): void {
 /** A product of matrices of any size: cut by the binding limit into windows, and along K where that keeps a GPU busy. */
 export function matmul(run: Runner, problem: MatmulProblem): void {
   const { op, layout, M, N, K, a, b, y, side } = problem
-  const size = ({ dtype }: WgpuTensor): number => bytesPerElement[dtype]
+  const size = ({ dtype }: { dtype: DType }): number => bytesPerElement[dtype]
   const columns = layout === 'nt' ? run.windows(op, N, { b: K * size(b) }) : [{ start: 0, end: N }]
   const contraction =
     layout === 'nt'
@@ -290,15 +291,31 @@ export function matmul(run: Runner, problem: MatmulProblem): void {
     ...(side ? { side_a: side.u.shape.at(-1)! * 4 } : {}),
     ...(contraction.length > 1 ? { partial: contraction.length * N * 4 } : {}),
   }
+  const makeB = rightOperand(run, b)
   for (const rows of run.windows(op, M, rowBytes)) {
-    matmulRows(run, problem, rows, columns, contraction)
+    matmulRows(run, problem, makeB, rows, columns, contraction)
+  }
+}
+
+/** The right operand in either order, each made once. */
+function rightOperand(run: Runner, b: WgpuTensor | LazyWeight): (blocked: boolean) => WgpuTensor {
+  const made = new Map<boolean, WgpuTensor>()
+  return (blocked) => {
+    let tensor = made.get(blocked)
+    if (!tensor) {
+      if ('make' in b) tensor = b.make(blocked)
+      else tensor = blocked ? blockedWeight(run, b) : b
+      made.set(blocked, tensor)
+    }
+    return tensor
   }
 }
 
 /** The rows of one window: a dispatch for each window of columns and of K. */
 function matmulRows(
   run: Runner,
-  { layout, M: allRows, N, K, a, b, y, bias, side, scale = 1 }: MatmulProblem,
+  { layout, M: allRows, N, K, a, b: { dtype: dtypeB }, y, bias, side, scale = 1 }: MatmulProblem,
+  makeB: (blocked: boolean) => WgpuTensor,
   rows: RowWindow,
   columnWindows: readonly RowWindow[],
   kWindows: readonly RowWindow[],
@@ -311,13 +328,13 @@ function matmulRows(
     N,
     K,
     products: 1,
-    // Literal contractions and distances do not go together with windows of them.
-    ...(kWindows.length > 1 || (layout === 'tn' && M < allRows)
+    // Literal contractions and distances do not go together with windows of them, nor do blocks of K with windows of columns.
+    ...(kWindows.length > 1 || columnWindows.length > 1 || (layout === 'tn' && M < allRows)
       ? {}
       : {
           operands: {
             a: a.dtype,
-            b: b.dtype,
+            b: dtypeB,
             y: y.dtype,
             biased: bias !== undefined,
             rank: side ? side.u.shape.at(-1)! : 0,
@@ -327,6 +344,8 @@ function matmulRows(
   const schedule = chooseMatmulSchedule(run.profile, whole)
   const splits = kWindows.length > 1 ? 1 : chooseSplits(run.profile, whole, schedule)
   const parts = Math.max(kWindows.length, splits)
+  const isBlocked = schedule.unit === 'subgroup-matrix' && layout === 'nt'
+  const b = makeB(isBlocked)
   const yRows = run.rows(y, rows, N * size(y))
   const partial = parts > 1 ? run.alloc([parts, M, N], 'f32') : undefined
   kWindows.forEach((ks, part) => {
@@ -343,7 +362,11 @@ function matmulRows(
         side: sideHere,
         bindings: {
           a: layout === 'tn' ? run.rows(a, ks, allRows * size(a)) : run.rows(a, rows, K * size(a)),
-          b: layout === 'nt' ? run.rows(b, columns, K * size(b)) : run.rows(b, ks, N * size(b)),
+          b: isBlocked
+            ? b
+            : layout === 'nt'
+              ? run.rows(b, columns, K * size(b))
+              : run.rows(b, ks, N * size(b)),
           ...(bias && !partial ? { bias } : {}),
           ...(sideHere
             ? {

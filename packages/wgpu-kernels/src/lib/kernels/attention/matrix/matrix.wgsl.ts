@@ -27,23 +27,6 @@ export interface MatrixAttentionVariant {
   readonly ragged: boolean
 }
 
-/** The gradient of keys and values; it can leave dS for the gradient of queries, and then work in parts. */
-export interface MatrixGradKvVariant extends MatrixAttentionVariant {
-  /** Writes dS · 2^6 of a part of the queries to `ds` [heads, rows, M] f16; M is a multiple of 8. */
-  readonly scores: boolean
-  /** Carries the sums over from one part of the queries to the next in `sums`. */
-  readonly parts: boolean
-}
-
-/** The gradient of queries from dS: literals, without which the same text is slower by far. */
-export interface MatrixGradQVariant {
-  /** Keys, a multiple of 8, and heads that lie beside each other in memory. */
-  readonly M: number
-  readonly heads: number
-  /** Sums of parts of the keys go to `partial` in f32; another kernel adds them. */
-  readonly split: boolean
-}
-
 export const MATRIX_ATTENTION_SIZE = 256
 /** Rows a workgroup owns; neither length may be shorter. */
 export const MATRIX_ATTENTION_BLOCK = 128
@@ -59,9 +42,8 @@ const LOG2E = 1.4426950408889634
 const heads = /* wgsl */ `
   // Neighbouring workgroups share a head, and so its keys and values in the cache.
   let blocks = (u.owned + 127u) / 128u;
-  let head_local = group / blocks;
-  if (head_local >= u.chunk_heads) { return; }
-  let head_index = u.first_head + head_local;
+  let head_index = group / blocks;
+  if (head_index >= u.all_heads) { return; }
   let block_first = (group % blocks) * 128u;
   let first = min(block_first, u.owned - 128u);
   let batch = head_index / u.heads;
@@ -105,8 +87,10 @@ function storeRows(
 
 /**
  * `out` and `lse`. A pair's members take 16 of a tile's 32 keys each for the scores, and 64 of the 128 channels each for the
- * result. No running maximum: a sample of every 16th tile gives a reference, all weights are relative to it, and a row
- * whose weights overflow makes the workgroup start again with the exact maximum (`attempt`); rows almost never do.
+ * result. No running maximum: a sample of the tiles gives a reference, all weights are relative to it, and a row whose
+ * weights overflow makes the workgroup start again with the exact maximum (`attempt`), which takes half as long again. That a row's
+ * largest score is more than 10.4 above all sampled ones must be rare, so what a row attends to most is sampled where it is
+ * known: the tiles of the rows themselves in self-attention. Beyond them every 16th tile, of few tiles at least eight.
  */
 export function matrixForwardText({ ragged }: MatrixAttentionVariant): KernelText {
   const scores = /* wgsl */ `
@@ -143,6 +127,17 @@ ${lines(
       ? `      let p${i} = select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${[0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')}) < vec4<u32>(u.M));`
       : `      let p${i} = ${weight};`
   })
+  // A weight that f16 cannot hold, seen by any invocation so far.
+  const tellOverflow = /* wgsl */ `
+        {
+          let most_here = subgroupMax(most);
+          if (lane == 0u) { partial[subgroup] = most_here; }
+          workgroupBarrier();
+          if (local == 0u) {
+            let of_all = ${Array.from({ length: 7 }, (_, i) => `max(partial[${i}], `).join('')}partial[7]${')'.repeat(7)};
+            overflowed = select(0u, 1u, of_all > 32768.0);
+          }
+        }`
   return {
     directives: subgroupMatrixDirectives,
     declarations: /* wgsl */ `
@@ -163,16 +158,19 @@ ${heads}
   let score_at = strip_first + row * 9u + half * 4u;
   let weight_at = own_row * 5u + half * 2u;
   let scale = vec4<f32>(u.scale * ${LOG2E});
-  if (local == 0u) { overflowed = 0u; }
 ${lines(2, (i) => lines(8, (c) => `  let q${i}_${c} = ${loadMatrix('right', 'col_major', 'q', `q0 + (first + pair * 32u + ${i * 16}u) * stride + ${c * 2}u`, 'stride')};`))}
 ${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
   var maximum = 0.0;
   var sum = 0.0;
+  var most = 0.0;
   for (var attempt = 0u; attempt < 2u; attempt++) {
-    let skip = select(1u, 16u, attempt == 0u);
+    let skip = select(1u, clamp(tiles / 8u, 1u, 16u), attempt == 0u);
+    let near = select(0u, ${MATRIX_ATTENTION_BLOCK / FORWARD_TILE + 1}u, attempt == 0u && u.N == u.M);
+    let samples = near + (tiles + skip - 1u) / skip;
     var largest = -1e30;
-    for (var t = 0u; t < tiles; t += skip) {
-${fetch('k_next', 'k', `(group * 4u + t) % tiles`)}
+    for (var s = 0u; s < samples; s++) {
+      let t = select((group * 4u + (s - near) * skip) % tiles, min(first / ${FORWARD_TILE}u + s, tiles - 1u), s < near);
+${fetch('k_next', 'k', 't')}
 ${put('k_tile', 'k_next')}
       workgroupBarrier();
 ${scores}
@@ -188,6 +186,7 @@ ${readScores}
     maximum = max(partial[own_row], partial[128u + own_row]);
     let reference = vec4<f32>(-maximum);
     sum = 0.0;
+    most = 0.0;
 ${lines(2, (i) => lines(4, (j) => `    o${i}_${j} = ${zeroMatrix};`))}
     {
 ${fetch('k_next', 'k', '0u')}
@@ -206,7 +205,7 @@ ${weigh}
         let p = p0 + p1 + p2 + p3;
         let tile_sum = (p.x + p.y) + (p.z + p.w);
         sum += tile_sum;
-        if (!(tile_sum <= 32768.0)) { overflowed = 1u; }
+        most = max(most, tile_sum);
         weights[weight_at] = ${packHalves('p0', 'p1')};
         weights[weight_at + 1u] = ${packHalves('p2', 'p3')};
       }
@@ -228,7 +227,12 @@ ${lines(
 )}
       }`,
 )}
+      if (attempt == 0u && t % 32u == 31u) {
+${tellOverflow}
+        if (workgroupUniformLoad(&overflowed) != 0u) { break; }
+      }
     }
+${tellOverflow}
     if (workgroupUniformLoad(&overflowed) == 0u) { break; }
   }
   workgroupBarrier();
@@ -280,9 +284,9 @@ ${load(second)}
  * `dk` and `dv`. The workgroup owns keys and streams queries. Member 0 computes Sᵀ = K Qᵀ and dV += Pᵀ dO, member 1 computes
  * dPᵀ = V dOᵀ and dK += dSᵀ Q: the index selects fragments, tile and strip, so neither branches.
  */
-export function matrixGradKvText({ ragged, scores, parts }: MatrixGradKvVariant): KernelText {
+export function matrixGradKvText({ ragged }: MatrixAttentionVariant): KernelText {
   const fetch = (tile: string): string => {
-    const row = `u.q_first + (${tile}) * ${BACKWARD_TILE}u + tile_row`
+    const row = `(${tile}) * ${BACKWARD_TILE}u + tile_row`
     return `    let at_next = q0 + ${ragged ? `min(${row}, u.N - 1u)` : `(${row})`} * stride + tile_column;
     let q_next = q[at_next]; let d_next = dout[at_next];`
   }
@@ -294,7 +298,7 @@ var<workgroup> tiles: array<vec4<u32>, ${4 * TILE}>;
 var<workgroup> strip: array<vec4<u32>, 1056>;`,
     main: /* wgsl */ `
 ${heads}
-  let num_tiles = (u.q_rows + ${BACKWARD_TILE - 1}u) / ${BACKWARD_TILE}u;
+  let num_tiles = (u.N + ${BACKWARD_TILE - 1}u) / ${BACKWARD_TILE}u;
   let query = local % 16u;
   let chunk = local / 16u;
   let score_at = query * 33u + chunk * 2u;
@@ -304,14 +308,6 @@ ${heads}
   let scale = vec4<f32>(u.scale * ${LOG2E});
 ${ownFragments(['k', 'k0'], ['v', 'k0'])}
 ${lines(2, (i) => lines(8, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
-${
-  parts
-    ? `  let sums_at = (group * 8u + subgroup) * ${16 * 64}u;
-  if (u.q_first > 0u) {
-${lines(2, (i) => lines(8, (j) => `    o${i}_${j} = ${loadMatrix('sum', 'row_major', 'sums', `sums_at + ${(i * 8 + j) * 64}u`, 4)};`))}
-  }`
-    : ''
-}
   {
 ${fetch('0u')}
     tiles[tile_at] = q_next; tiles[tile_at + ${TILE}u] = d_next;
@@ -320,9 +316,9 @@ ${fetch('0u')}
   for (var t = 0u; t < num_tiles; t++) {
     let now = (t & 1u) * ${2 * TILE}u;
     let then = ${2 * TILE}u - now;
-    let query_index = ${ragged ? `min(u.q_first + t * ${BACKWARD_TILE}u + query, u.N - 1u)` : `u.q_first + t * ${BACKWARD_TILE}u + query`};
+    let query_index = ${ragged ? `min(t * ${BACKWARD_TILE}u + query, u.N - 1u)` : `t * ${BACKWARD_TILE}u + query`};
     let log_sum = ${SHIFT}.0 - lse[head_index * u.N + query_index] * ${LOG2E};
-    let offset = vec4<f32>(${ragged ? `select(log_sum, -1e30, t * ${BACKWARD_TILE}u + query >= u.q_rows)` : 'log_sum'});
+    let offset = vec4<f32>(${ragged ? `select(log_sum, -1e30, t * ${BACKWARD_TILE}u + query >= u.N)` : 'log_sum'});
     let delta_row = vec4<f32>(delta[head_index * u.N + query_index]);
     {
       var s0 = ${zeroMatrix};
@@ -348,18 +344,7 @@ ${lines(
 )}
       tiles[then + tile_at] = q_next; tiles[then + tile_at + ${TILE}u] = d_next;
       strip[weight_at] = ${packHalves('p0', 'p1')};
-      let ds_packed = ${packHalves('ds0', 'ds1')};
-      strip[weight_at + 528u] = ds_packed;
-${
-  scores
-    ? /* wgsl */ `
-      let key = first + chunk * 8u;
-      let ds_row = t * ${BACKWARD_TILE}u + query;
-      if (key >= block_first${ragged ? ' && ds_row < u.q_rows' : ''}) {
-        ds[((head_local * u.q_rows + ds_row) * u.M + key) / 8u] = ds_packed;
-      }`
-    : ''
-}
+      strip[weight_at + 528u] = ${packHalves('ds0', 'ds1')};
     }
     workgroupBarrier();
     {
@@ -375,14 +360,6 @@ ${lines(
 )}
     }
   }
-${
-  parts
-    ? `  if (u.q_first + u.q_rows < u.N) {
-${lines(2, (i) => lines(8, (j) => `    ${storeMatrix('row_major', 'sums', `sums_at + ${(i * 8 + j) * 64}u`, `o${i}_${j}`, 4)}`))}
-    return;
-  }`
-    : ''
-}
   workgroupBarrier();
   let unscale = select(1.0, u.scale, member == 1u) * ${2 ** -SHIFT};
 ${storeRows(
@@ -485,147 +462,5 @@ ${storeRows(
   (_, column) => `dq[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
   () => 'unscale',
 )}`,
-  }
-}
-
-/** Queries and keys a step of the product dS K. */
-const PRODUCT_BLOCK = 128
-const PRODUCT_STEP = 32
-export const MATRIX_GRAD_Q_SIZE = 128
-
-/**
- * `dq` = scale · dS K of a part of the queries, from what `matrixGradKvText` left in `ds`: the product of matrices of
- * `subgroup-matrix.wgsl.ts` for many heads at once, 128 queries by the 128 channels of a head.
- */
-export function matrixProductText({ M, heads: headCount, split }: MatrixGradQVariant): KernelText {
-  const row = PRODUCT_STEP / 8 + 1
-  const firstB = PRODUCT_BLOCK * row
-  const vectorsK = PRODUCT_STEP / 8
-  const steps = Math.ceil(M / PRODUCT_STEP)
-  const isRagged = M % PRODUCT_STEP !== 0
-  const stripRow = 64 / 4 + 1
-  const total = Math.max(firstB + PRODUCT_STEP * ROW, 4 * 16 * stripRow)
-  const column = isRagged
-    ? `min(step * ${vectorsK}u + column_a, ${M / 8 - 1}u)`
-    : `step * ${vectorsK}u + column_a`
-  const inside = `step * ${vectorsK}u + column_a < ${M / 8}u`
-  const key = (i: number): string => {
-    const index = `step * ${PRODUCT_STEP}u + row_b + ${i * 8}u`
-    return isRagged ? `min(${index}, ${M - 1}u)` : index
-  }
-  const fetch = `${lines(4, (i) => {
-    const value = `ds[a_at${i} + ${column}]`
-    return `    a_next${i} = ${isRagged ? `select(vec4<u32>(0u), ${value}, ${inside})` : value};`
-  })}
-${lines(4, (i) => `    b_next${i} = k[k0 + (${key(i)}) * ${headCount * 16}u];`)}`
-  const multiply = lines(
-    2,
-    (h) => `    {
-${lines(4, (i) => `      let a${i} = ${loadMatrix('left', 'row_major', 'tiles', `fragment_a + ${i * 16 * row + h * 2}u`, row)};`)}
-${lines(
-  4,
-  (j) => `      {
-        let b0 = ${loadMatrix('right', 'row_major', 'tiles', `fragment_b + ${h * 16 * ROW + j * 2}u`, ROW)};
-${lines(4, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${j}`)}`)}
-      }`,
-)}
-    }`,
-  )
-  const value = (offset: number): string =>
-    `bitcast<vec4<f32>>(tiles[at + ${offset}u])${split ? '' : ' * unscale'}`
-  const out = lines(
-    4,
-    (i) => /* wgsl */ `
-${lines(4, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j * 4}u`, `c${i}_${j}`, stripRow)}`)}
-  workgroupBarrier();
-  for (var q = lane; q < 128u; q += 32u) {
-    let m = m0 + subgroup_m + ${i * 16}u + q / 8u;
-    let n = subgroup_n / 8u + q % 8u;
-    if (m < u.q_rows) {
-      let at = strip + (q / 8u) * ${stripRow}u + (q % 8u) * 2u;
-      ${
-        split
-          ? `let to = ((part * u.chunk_heads + head_local) * u.q_rows + m) * 32u + n * 2u;
-      partial[to] = ${value(0)}; partial[to + 1u] = ${value(1)};`
-          : `let low = ${value(0)}; let high = ${value(1)};
-      dq[q0 + m * ${headCount * 16}u + n] = ${packHalves('low', 'high')};`
-      }
-    }
-  }
-  workgroupBarrier();`,
-  )
-  return {
-    directives: subgroupMatrixDirectives,
-    declarations: `var<workgroup> tiles: array<vec4<u32>, ${total}>;`,
-    main: /* wgsl */ `
-  let blocks = (u.q_rows + ${PRODUCT_BLOCK - 1}u) / ${PRODUCT_BLOCK}u;
-  let part = group / (blocks * u.chunk_heads);
-  if (part >= u.splits) { return; }
-  let head_local = (group / blocks) % u.chunk_heads;
-  let head_index = u.first_head + head_local;
-  let m0 = (group % blocks) * ${PRODUCT_BLOCK}u;
-  let head_first = (head_index % ${headCount}u) * 16u;
-  let q0 = ((head_index / ${headCount}u) * u.N + u.q_first) * ${headCount * 16}u + head_first;
-  let steps_each = (${steps}u + u.splits - 1u) / u.splits;
-  let step_end = min((part + 1u) * steps_each, ${steps}u);
-  let subgroup = local / 32u;
-  let lane = local % 32u;
-  let subgroup_m = (subgroup / 2u) * 64u;
-  let subgroup_n = (subgroup % 2u) * 64u;
-  let quad = local / 4u;
-  let row_a = (quad & 1u) * 4u + ((quad >> 1u) & 3u) + (quad >> 3u) * 8u;
-  let column_a = local % 4u;
-  let row_b = local / 16u;
-  let column_b = local % 16u;
-  let k0 = (head_index / ${headCount}u) * ${M * headCount * 16}u + head_first + column_b;
-  let fragment_a = subgroup_m * ${row}u;
-  let fragment_b = ${firstB}u + subgroup_n / 8u;
-  let strip = subgroup * ${16 * stripRow}u;
-  let unscale = u.scale * ${2 ** -SHIFT};
-${lines(
-  4,
-  (
-    i,
-  ) => `  let a_at${i} = (head_local * u.q_rows + min(m0 + row_a + ${i * 32}u, u.q_rows - 1u)) * ${M / 8}u;
-  var a_next${i}: vec4<u32>;
-  var b_next${i}: vec4<u32>;`,
-)}
-${lines(4, (i) => lines(4, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}
-  {
-    let step = min(part * steps_each, ${steps - 1}u);
-${fetch}
-  }
-  for (var s = part * steps_each; s < step_end; s++) {
-${lines(4, (i) => `    tiles[(row_a + ${i * 32}u) * ${row}u + column_a] = a_next${i};`)}
-${lines(4, (i) => `    tiles[${firstB}u + (row_b + ${i * 8}u) * ${ROW}u + column_b] = b_next${i};`)}
-    workgroupBarrier();
-    let step = min(s + 1u, ${steps - 1}u);
-${fetch}
-${multiply}
-    workgroupBarrier();
-  }
-${out}`,
-  }
-}
-
-/** `dq` from the sums of all parts of the keys, added in order; an invocation makes eight channels. */
-export function matrixSumText(): KernelText {
-  return {
-    main: /* wgsl */ `
-  let i = group * ${MATRIX_GRAD_Q_SIZE}u + local;
-  if (i >= u.chunk_heads * u.q_rows * 16u) { return; }
-  var low = vec4<f32>(0.0);
-  var high = vec4<f32>(0.0);
-  for (var part = 0u; part < u.splits; part++) {
-    let at = 2u * (part * u.chunk_heads * u.q_rows * 16u + i);
-    low += partial[at];
-    high += partial[at + 1u];
-  }
-  let unscale = u.scale * ${2 ** -SHIFT};
-  low = low * unscale;
-  high = high * unscale;
-  let head_index = u.first_head + i / (u.q_rows * 16u);
-  let m = u.q_first + (i / 16u) % u.q_rows;
-  dq[((head_index / u.heads) * u.N + m) * u.heads * 16u + (head_index % u.heads) * 16u + i % 16u] = ${packHalves('low', 'high')};`,
   }
 }

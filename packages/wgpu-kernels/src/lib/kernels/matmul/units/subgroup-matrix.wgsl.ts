@@ -1,6 +1,8 @@
-// Products on tensor cores. Measured on one H100 (docs/log.md): 290 TFLOP/s at 11264 × 5120 × 5120 for every single-stage
-// shape that keeps 2 · 128 · 128 · 32 products a multiprocessor in flight; the ceiling of the same instructions with operands
-// from workgroup memory and no loads is 420.
+// Products on tensor cores. What they cost on an H100, measured (docs/log.md):
+// - A load of 16 bytes a lane costs by the cache lines that eight neighbouring lanes touch: whole lines of 128 bytes cost half
+//   of what halves of lines cost. So a step takes 64 of a row of `a` at once, and `b` beside `nt` lies in blocks of 32 of K.
+// - Loads, stores to workgroup memory and fragments share one path, so tiles lie there with hardly any padding, and are
+//   written in the order of the lanes.
 import type { KernelText } from '../../../program/define-kernel.ts'
 import {
   lines,
@@ -13,144 +15,190 @@ import {
 } from '../../../wgsl/subgroup-matrix.ts'
 import type { MatmulVariant, SubgroupMatrixSchedule } from '../matmul-variant.ts'
 
-/** Halves a row of workgroup memory is padded by: rows of 80 bytes let eight of them be read without bank conflicts. */
-const PAD = 8
 const SUBGROUP = 32
+/** Rows and columns of a subgroup's tile, in fragments of 16. */
+const FRAGMENTS = 4
+const TILE = 16 * FRAGMENTS
+/** Elements of K that a step multiplies; a step of `a` may hold two of them. */
+const STEP = 32
+const STEP_VECTORS = STEP / 8
+
+/** K in one block of a weight for `nt`: [K / 32, N, 32], see `blocked-weight.ts`. */
+export const WEIGHT_BLOCK = STEP
+
+/**
+ * A tile whose rows are `vectors` of eight f16: fragment f of a subgroup holds every fourth row from row f on, so that its rows
+ * lie at an odd distance, which has no bank conflicts, with one vector of padding for four rows.
+ */
+interface InterleavedTile {
+  readonly vectors: number
+  /** Vectors between the rows of a fragment. */
+  readonly pitch: number
+}
+const interleaved = (vectors: number): InterleavedTile => ({
+  vectors,
+  pitch: FRAGMENTS * vectors + 1,
+})
+/** Vectors of a tile of `rows`. */
+const sizeOf = ({ pitch }: InterleavedTile, rows: number): number => (rows / FRAGMENTS) * pitch
+/** Where vector `index` of a tile lies, counted row by row. */
+const placeOf = ({ vectors }: InterleavedTile, index: string): string =>
+  `${index} + ${index} / ${FRAGMENTS * vectors}u`
+
+/** A tile of `b` beside `nn`: rows of K, as long as the block is wide, one vector apart. */
+const plainRow = (blockN: number): number => blockN / 8 + 1
 
 /**
  * Workgroup blocks of blockM × blockN, a subgroup for each 64 × 64 of them. A step: store the block that waits in
  * registers, barrier, fetch the next block, multiply, barrier. Sizes and strides are literals: with uniforms the same text
- * runs at 60 % of the speed.
+ * runs at 60 % of the speed. The last block of rows or columns is moved back to end with them; what it shares with its
+ * neighbour is computed twice and stored once.
  *
  * The side branch is one more step along K, its operands rounded to f16 on the way into workgroup memory.
  */
 export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const { layout, bias, sideWidth, y } = variant
   const schedule = variant.schedule as SubgroupMatrixSchedule
-  const { blockM, blockN, blockK, tileM, tileN, K, lda, ldb } = schedule
-  const subgroupsN = blockN / tileN
-  const size = (blockM / tileM) * subgroupsN * SUBGROUP
-  const rowA = (blockK + PAD) / 8
-  const rowB = layout === 'nt' ? rowA : (blockN + PAD) / 8
-  const firstB = blockM * rowA
-  const tiles = firstB + (layout === 'nt' ? blockN : blockK) * rowB
-  const strip = tileN / 4 + 1
-  const strips = (size / SUBGROUP) * 16 * strip
-  const fragmentsM = tileM / 16
-  const fragmentsN = tileN / 16
+  const { blockM, blockN, depthA, K, lda, ldb } = schedule
+  const isBlocked = layout === 'nt'
+  const subgroupsN = blockN / TILE
+  const size = subgroupMatrixSize(schedule)
+  const a = interleaved(depthA / 8)
+  const b = interleaved(STEP_VECTORS)
+  const rowB = plainRow(blockN)
+  const firstB = sizeOf(a, blockM)
+  const strip = TILE / 4 + 1
 
-  const vectorsK = blockK / 8
+  const loadsA = (blockM * a.vectors) / size
+  const loadsB = (blockN * STEP_VECTORS) / size
   const vectorsN = blockN / 8
-  const loadsA = (blockM * vectorsK) / size
-  const loadsB = (blockN * vectorsK) / size
-  const rowsA = size / vectorsK
-  const rowsB = layout === 'nt' ? rowsA : size / vectorsN
+  const steps = K / STEP
+  const subSteps = depthA / STEP
+  const stepB = isBlocked ? ldb * STEP_VECTORS : (STEP * ldb) / 8
+  const fetchA = lines(
+    loadsA,
+    (i) => `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + step_a * ${a.vectors}u];`,
+  )
+  const addressB = (i: number): number =>
+    isBlocked ? i * size : ((i * size) / vectorsN) * (ldb / 8)
+  const fetchB = lines(
+    loadsB,
+    (i) => `    b_next${i} = b[b_at + ${addressB(i)}u + step_b * ${stepB}u];`,
+  )
+  const storeA = lines(
+    loadsA,
+    (i) => `    tiles[put_a + ${i * (size + size / (FRAGMENTS * a.vectors))}u] = a_next${i};`,
+  )
+  const storeB = lines(loadsB, (i) => {
+    const at = isBlocked
+      ? i * (size + size / (FRAGMENTS * b.vectors))
+      : (i * size * rowB) / vectorsN
+    return `    tiles[put_b + ${at}u] = b_next${i};`
+  })
 
-  // Eight neighbours that store together take rows that fall into different banks: of 80 bytes four apart, of 48 two.
-  const rowOfA =
-    vectorsK === 2
-      ? '(quad & 3u) * 2u + ((quad >> 2u) & 1u) + (quad >> 3u) * 8u'
-      : '(quad & 1u) * 4u + ((quad >> 1u) & 3u) + (quad >> 3u) * 8u'
-  const addressB = (i: number): string =>
-    layout === 'nt'
-      ? `let b_at${i} = b0 / 8u + min(n0 + row_a + ${i * rowsB}u, u.N - 1u) * ${ldb / 8}u + column_a;`
-      : `let b_at${i} = b0 / 8u + (row_b + ${i * rowsB}u) * ${ldb / 8}u + min(n0 / 8u + column_b, u.N / 8u - 1u);`
-  const stepB = layout === 'nt' ? vectorsK : (blockK * ldb) / 8
-  const fetch = `${lines(loadsA, (i) => `    a_next${i} = a[a_at${i} + step * ${vectorsK}u];`)}
-${lines(loadsB, (i) => `    b_next${i} = b[b_at${i} + step * ${stepB}u];`)}`
-  const putB = (i: number): string =>
-    layout === 'nt'
-      ? `at_a + ${i * rowsB * rowB}u`
-      : `row_b * ${rowB}u + column_b + ${i * rowsB * rowB}u`
-  const store = `${lines(loadsA, (i) => `    tiles[at_a + ${i * rowsA * rowA}u] = a_next${i};`)}
-${lines(loadsB, (i) => `    tiles[${firstB}u + ${putB(i)}] = b_next${i};`)}`
-
-  const multiply = lines(
-    blockK / 16,
-    (k) => `    {
-${lines(fragmentsM, (i) => `      let a${i} = ${loadMatrix('left', 'row_major', 'tiles', `fragment_a + ${i * 16 * rowA + k * 2}u`, rowA)};`)}
+  /** Multiplies the step of `b` with the same step of what there is of `a`. */
+  const multiply = (subStep: number): string =>
+    lines(STEP / 16, (k) => {
+      const column = subStep * STEP_VECTORS + k * 2
+      const fragmentB = (j: number): string =>
+        isBlocked
+          ? loadMatrix(
+              'right',
+              'col_major',
+              'tiles',
+              `fragment_b + ${j * b.vectors + k * 2}u`,
+              b.pitch,
+            )
+          : loadMatrix(
+              'right',
+              'row_major',
+              'tiles',
+              `fragment_b + ${k * 16 * rowB + j * 2}u`,
+              rowB,
+            )
+      return `    {
+${lines(FRAGMENTS, (i) => `      let a${i} = ${loadMatrix('left', 'row_major', 'tiles', `fragment_a + ${i * a.vectors + column}u`, a.pitch)};`)}
 ${lines(
-  fragmentsN,
+  FRAGMENTS,
   (j) => `      {
-        let b0 = ${
-          layout === 'nt'
-            ? loadMatrix(
-                'right',
-                'col_major',
-                'tiles',
-                `fragment_b + ${j * 16 * rowB + k * 2}u`,
-                rowB,
-              )
-            : loadMatrix(
-                'right',
-                'row_major',
-                'tiles',
-                `fragment_b + ${k * 16 * rowB + j * 2}u`,
-                rowB,
-              )
-        };
-${lines(fragmentsM, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${j}`)}`)}
+        let b0 = ${fragmentB(j)};
+${lines(FRAGMENTS, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${j}`)}`)}
       }`,
 )}
-    }`,
-  )
-
-  const sideB =
-    layout === 'nt'
-      ? `for (var q = local; q < ${blockN * vectorsK}u; q += ${size}u) {
-      let row = q / ${vectorsK}u; let k = r0 + (q % ${vectorsK}u) * 8u;
-      let n = u.n_first + min(n0 + row, u.N - 1u);
-      var low = vec4<f32>(0.0); var high = vec4<f32>(0.0);
-      if (k < u.rank) { let at = (n * u.side_ldb + k) / 4u; low = side_b[at]; high = side_b[at + 1u]; }
-      tiles[${firstB}u + row * ${rowB}u + q % ${vectorsK}u] = ${packHalves('low', 'high')};
     }`
-      : `for (var q = local; q < ${blockK * vectorsN}u; q += ${size}u) {
-      let row = q / ${vectorsN}u; let n = min(n0 + (q % ${vectorsN}u) * 8u, u.N - 8u);
+    })
+
+  const sideB = isBlocked
+    ? `for (var q = local; q < ${blockN * STEP_VECTORS}u; q += ${size}u) {
+      let k = r0 + (q % ${STEP_VECTORS}u) * 8u;
       var low = vec4<f32>(0.0); var high = vec4<f32>(0.0);
-      if (r0 + row < u.rank) { let at = ((r0 + row) * u.side_ldb + n) / 4u; low = side_b[at]; high = side_b[at + 1u]; }
+      if (k < u.rank) { let at = ((n0 + q / ${STEP_VECTORS}u) * u.side_ldb + k) / 4u; low = side_b[at]; high = side_b[at + 1u]; }
+      tiles[${firstB}u + ${placeOf(b, 'q')}] = ${packHalves('low', 'high')};
+    }`
+    : `for (var q = local; q < ${STEP * vectorsN}u; q += ${size}u) {
+      let row = q / ${vectorsN}u;
+      var low = vec4<f32>(0.0); var high = vec4<f32>(0.0);
+      if (r0 + row < u.rank) { let at = ((r0 + row) * u.side_ldb + n0) / 4u + (q % ${vectorsN}u) * 2u; low = side_b[at]; high = side_b[at + 1u]; }
       tiles[${firstB}u + row * ${rowB}u + q % ${vectorsN}u] = ${packHalves('low', 'high')};
     }`
   const side = /* wgsl */ `
-  for (var r0 = 0u; r0 < u.rank; r0 += ${blockK}u) {
-    for (var q = local; q < ${blockM * vectorsK}u; q += ${size}u) {
-      let row = q / ${vectorsK}u; let k = r0 + (q % ${vectorsK}u) * 8u;
+  for (var r0 = 0u; r0 < u.rank; r0 += ${STEP}u) {
+    for (var q = local; q < ${blockM * STEP_VECTORS}u; q += ${size}u) {
+      let row = q / ${STEP_VECTORS}u; let k = r0 + (q % ${STEP_VECTORS}u) * 8u;
       var low = vec4<f32>(0.0); var high = vec4<f32>(0.0);
       if (k < u.rank) {
-        let at = (min(m0 + row, u.M - 1u) * u.rank + k) / 4u;
+        let at = ((m0 + row) * u.rank + k) / 4u;
         low = side_a[at] * u.scale; high = side_a[at + 1u] * u.scale;
       }
-      tiles[row * ${rowA}u + q % ${vectorsK}u] = ${packHalves('low', 'high')};
+      let place = row * ${a.vectors}u + q % ${STEP_VECTORS}u;
+      tiles[${placeOf(a, 'place')}] = ${packHalves('low', 'high')};
     }
     ${sideB}
     workgroupBarrier();
-${multiply}
+${multiply(0)}
     workgroupBarrier();
   }`
 
   // Sums leave through strips of 16 rows, since a fragment can neither be rounded nor have a bias added where it is.
-  const perRow = y === 'f16' ? tileN / 8 : tileN / 4
   const width = y === 'f16' ? 8 : 4
+  const perRow = TILE / width
   const biasOf = (offset: number): string =>
     bias === 'none'
       ? ''
-      : ` + vec4<f32>(${[0, 1, 2, 3].map((c) => `f32(bias[u.n_first + n + ${offset + c}u])`).join(', ')})`
-  const value = (offset: number): string =>
-    `(bitcast<vec4<f32>>(tiles[at + ${offset / 4}u])${biasOf(offset)})${sideWidth ? '' : ' * u.scale'}`
+      : ` + vec4<f32>(${[0, 1, 2, 3].map((c) => `f32(bias[n + ${offset + c}u])`).join(', ')})`
+  const scale = sideWidth ? '' : ' * u.scale'
+  /** Four columns of the strip from `column` on, as f32. */
+  const sums = (offset: number): string =>
+    isBlocked
+      ? `vec4<f32>(${[0, 1, 2, 3].map((j) => `four${j}.${offset === 0 ? 'x' : 'y'}`).join(', ')})`
+      : `bitcast<vec4<f32>>(tiles[at + column / 4u + ${offset / 4}u])`
+  // Columns are interleaved as rows are: four neighbours lie in the same column of four fragments.
+  const gather =
+    y === 'f16'
+      ? (j: number) =>
+          `      let both${j} = bitcast<vec4<f32>>(tiles[at + ${j * 4}u + column / 16u]);
+      let four${j} = select(both${j}.xy, both${j}.zw, (column & 8u) != 0u);`
+      : (j: number) =>
+          `      let both${j} = bitcast<vec4<f32>>(tiles[at + ${j * 4}u + column / 16u]);
+      let pair${j} = select(both${j}.xy, both${j}.zw, (column & 8u) != 0u);
+      let four${j} = select(pair${j}.xx, pair${j}.yy, (column & 4u) != 0u);`
+  const value = (offset: number): string => `(${sums(offset)}${biasOf(offset)})${scale}`
   const out = lines(
-    fragmentsM,
+    FRAGMENTS,
     (i) => /* wgsl */ `
-${lines(fragmentsN, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j * 4}u`, `c${i}_${j}`, strip)}`)}
+${lines(FRAGMENTS, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j * 4}u`, `c${i}_${j}`, strip)}`)}
   workgroupBarrier();
   for (var q = lane; q < ${16 * perRow}u; q += ${SUBGROUP}u) {
     let row = q / ${perRow}u; let column = (q % ${perRow}u) * ${width}u;
-    let m = m0 + subgroup_m + ${i * 16}u + row; let n = n0 + subgroup_n + column;
-    if (m < u.M && n < u.N) {
-      let at = strip + row * ${strip}u + column / 4u;
+    let m = m0 + subgroup_m + row * ${FRAGMENTS}u + ${i}u; let n = n0 + subgroup_n + column;
+    if (m >= block_m && n >= block_n) {
+      let at = strip + row * ${strip}u;
+${isBlocked ? lines(FRAGMENTS, gather) : ''}
       ${
         y === 'f16'
           ? `let low = ${value(0)}; let high = ${value(4)};
-      y[(y0 + m * u.ldy + u.n_first + n) / 8u] = ${packHalves('low', 'high')};`
-          : `y[(y0 + m * u.ldy + u.n_first + n) / 4u] = ${value(0)};`
+      y[(m * u.ldy + n) / 8u] = ${packHalves('low', 'high')};`
+          : `y[(m * u.ldy + n) / 4u] = ${value(0)};`
       }
     }
   }
@@ -159,71 +207,79 @@ ${lines(fragmentsN, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j *
 
   return {
     directives: subgroupMatrixDirectives,
-    declarations: `var<workgroup> tiles: array<vec4<u32>, ${Math.max(tiles, strips)}>;`,
+    declarations: `var<workgroup> tiles: array<vec4<u32>, ${subgroupMatrixBytes(schedule, layout) / 16}>;`,
     main: /* wgsl */ `
-  // Groups of eight rows of blocks, column after column: both operands of a wave of workgroups stay in the cache.
-  let per_group = 8u * u.tiles_n;
-  let first_m = (group / per_group) * 8u;
+  // Groups of 1024 rows, column after column: both operands of a wave of workgroups stay in the cache.
+  let per_group = ${1024 / blockM}u * u.tiles_n;
+  let first_m = (group / per_group) * ${1024 / blockM}u;
   if (first_m >= u.tiles_m) { return; }
-  let group_m = min(u.tiles_m - first_m, 8u);
+  let group_m = min(u.tiles_m - first_m, ${1024 / blockM}u);
   let in_group = group % per_group;
   if (in_group >= group_m * u.tiles_n) { return; }
-  let m0 = (first_m + in_group % group_m) * ${blockM}u;
-  let n0 = (in_group / group_m) * ${blockN}u;
-  let a0 = u.a_first;
-  let b0 = 0u;
-  let y0 = u.y_first;
+  let block_m = (first_m + in_group % group_m) * ${blockM}u;
+  let block_n = (in_group / group_m) * ${blockN}u;
+  let m0 = min(block_m, u.M - ${blockM}u);
+  let n0 = min(block_n, u.N - ${blockN}u);
   let subgroup = local / ${SUBGROUP}u;
   let lane = local % ${SUBGROUP}u;
-  let subgroup_m = (subgroup / ${subgroupsN}u) * ${tileM}u;
-  let subgroup_n = (subgroup % ${subgroupsN}u) * ${tileN}u;
-  let quad = local / ${vectorsK}u;
-  let row_a = ${rowOfA};
-  let column_a = local % ${vectorsK}u;
-  let at_a = row_a * ${rowA}u + column_a;
-  ${layout === 'nt' ? '' : `let row_b = local / ${vectorsN}u; let column_b = local % ${vectorsN}u;`}
-  let fragment_a = subgroup_m * ${rowA}u;
-  let fragment_b = ${firstB}u + ${layout === 'nt' ? `subgroup_n * ${rowB}u` : 'subgroup_n / 8u'};
+  let subgroup_m = (subgroup / ${subgroupsN}u) * ${TILE}u;
+  let subgroup_n = (subgroup % ${subgroupsN}u) * ${TILE}u;
+  let put_a = ${placeOf(a, 'local')};
+  let put_b = ${firstB}u + ${isBlocked ? placeOf(b, 'local') : `(local / ${vectorsN}u) * ${rowB}u + local % ${vectorsN}u`};
+  let fragment_a = (subgroup_m / ${FRAGMENTS}u) * ${a.pitch}u;
+  let fragment_b = ${firstB}u + ${isBlocked ? `(subgroup_n / ${FRAGMENTS}u) * ${b.pitch}u` : 'subgroup_n / 8u'};
   let strip = subgroup * ${16 * strip}u;
-${lines(loadsA, (i) => `  let a_at${i} = a0 / 8u + min(m0 + row_a + ${i * rowsA}u, u.M - 1u) * ${lda / 8}u + column_a;`)}
-${lines(loadsB, (i) => `  ${addressB(i)}`)}
+  let a_at = (m0 + local / ${a.vectors}u) * ${lda / 8}u + local % ${a.vectors}u;
+  let b_at = ${isBlocked ? `n0 * ${STEP_VECTORS}u + local` : `(local / ${vectorsN}u) * ${ldb / 8}u + n0 / 8u + local % ${vectorsN}u`};
 ${lines(loadsA, (i) => `  var a_next${i}: vec4<u32>;`)}
 ${lines(loadsB, (i) => `  var b_next${i}: vec4<u32>;`)}
-${lines(fragmentsM, (i) => lines(fragmentsN, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}
+${lines(FRAGMENTS, (i) => lines(FRAGMENTS, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}
   {
-    let step = 0u;
-${fetch}
+    let step_a = 0u;
+    let step_b = 0u;
+${fetchA}
+${fetchB}
   }
-  for (var k = 0u; k < ${K / blockK}u; k++) {
-${store}
+  for (var k = 0u; k < ${steps / subSteps}u; k++) {
+${storeA}
+${lines(
+  subSteps,
+  (s) => `  {
+${storeB}
     workgroupBarrier();
-    let step = min(k + 1u, ${K / blockK - 1}u);
-${fetch}
-${multiply}
+    let step_b = min(k * ${subSteps}u + ${s + 1}u, ${steps - 1}u);
+${
+  s === subSteps - 1
+    ? `    let step_a = min(k + 1u, ${steps / subSteps - 1}u);
+${fetchA}`
+    : ''
+}
+${fetchB}
+${multiply(s)}
     workgroupBarrier();
+  }`,
+)}
   }
 ${sideWidth ? side : ''}
 ${out}`,
   }
 }
 
-/** Invocations a workgroup of either text. */
+/** Invocations a workgroup. */
 export function subgroupMatrixSize({
   blockM,
   blockN,
-  tileM,
-  tileN,
-}: SubgroupMatrixSchedule): number {
-  return (blockM / tileM) * (blockN / tileN) * SUBGROUP
+}: Pick<SubgroupMatrixSchedule, 'blockM' | 'blockN'>): number {
+  return (blockM / TILE) * (blockN / TILE) * SUBGROUP
 }
 
 /** Bytes of workgroup memory, to check against the adapter's limit before a schedule is chosen. */
 export function subgroupMatrixBytes(
-  { blockM, blockN, blockK, tileM, tileN }: SubgroupMatrixSchedule,
-  layout: 'nt' | 'nn',
+  { blockM, blockN, depthA }: Pick<SubgroupMatrixSchedule, 'blockM' | 'blockN' | 'depthA'>,
+  layout: MatmulVariant['layout'],
 ): number {
-  const rowA = (blockK + PAD) / 8
-  const tiles = blockM * rowA + (layout === 'nt' ? blockN * rowA : (blockK * (blockN + PAD)) / 8)
-  const strips = (blockM / tileM) * (blockN / tileN) * 16 * (tileN / 4 + 1)
-  return Math.max(tiles, strips) * 16
+  const a = sizeOf(interleaved(depthA / 8), blockM)
+  const b = layout === 'nt' ? sizeOf(interleaved(STEP_VECTORS), blockN) : STEP * plainRow(blockN)
+  const strips = (subgroupMatrixSize({ blockM, blockN }) / SUBGROUP) * 16 * (TILE / 4 + 1)
+  return Math.max(a + b, strips) * 16
 }
