@@ -1,12 +1,11 @@
-import { createHash } from 'node:crypto'
 import { appendFile, cp, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Device, Tensor } from '@kinora/kernel-api'
+import type { Device } from '@kinora/kernel-api'
 import { readBucketPlan, readMetrics, type BucketPlan } from '@kinora/config-schema'
 import { readLora } from '@kinora/lora-files'
 import { writeImage } from '@kinora/media'
 import { openSafetensors } from '@kinora/safetensors'
-import { CodedError, type StageEvent } from '@kinora/stage'
+import type { StageEvent } from '@kinora/stage'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { openCheckpoint } from '@kinora/wan'
 import {
@@ -22,7 +21,7 @@ import {
 } from '../src/index.ts'
 import type { StepMetrics } from '../src/lib/metrics.ts'
 import { openTestDevice } from './open-test-device.ts'
-import { makeTinyRun, type TinyRun } from './tiny-job.ts'
+import { hashes, makeTinyRun, type TinyRun } from './tiny-job.ts'
 
 const small = { width: 32, height: 32, numFrames: 5 }
 
@@ -51,17 +50,6 @@ afterEach(async () => {
   await run[Symbol.asyncDispose]()
   expect(device.memory().liveBytes).toBe(liveBytes)
 })
-
-async function hashes(folder: string): Promise<Record<string, string>> {
-  const files = (await readdir(folder)).filter((file) => file.endsWith('.safetensors')).sort()
-  const hash = async (file: string): Promise<string> =>
-    createHash('sha256')
-      .update(await readFile(join(folder, file)))
-      .digest('hex')
-  return Object.fromEntries(
-    await Promise.all(files.map(async (file) => [file, await hash(file)] as const)),
-  )
-}
 
 async function stepsOf(out: string): Promise<StepMetrics[]> {
   const text = await readFile(join(out, 'metrics.jsonl'), 'utf8')
@@ -313,50 +301,6 @@ describe('train', () => {
     const missing = train({ ...again, resume: 77 }, { device })
     await expect(missing).rejects.toMatchObject({ code: 'TRAINER_NO_SUCH_SAVE' })
   })
-
-  it.each([
-    { code: 'SOME_OUT_OF_MEMORY', told: 'TRAINER_OUT_OF_MEMORY', keepsState: true },
-    { code: 'SOME_DEVICE_LOST', told: 'TRAINER_DEVICE_LOST', keepsState: false },
-  ])(
-    'names the size when the device fails ($code), and goes on from what is kept',
-    async ({ code, told, keepsState }) => {
-      await runTo('whole', {})
-      let [failNow, isGone] = [false, false]
-      const failing = new Proxy(device, {
-        get: (of, name) => {
-          const value: unknown = Reflect.get(of, name, of)
-          if (name !== 'read') return typeof value === 'function' ? value.bind(of) : value
-          return (tensor: Tensor) => {
-            if (!failNow && !isGone) return of.read(tensor)
-            failNow = false
-            isGone = !keepsState
-            return Promise.reject(new CodedError(code, 'It asked for 7 bytes.', 'Ask for less.'))
-          }
-        },
-      })
-      const out = join(run.folder, 'failing')
-      const fails = async (): Promise<void> => {
-        for await (const event of trainIter(optionsOf('failing', {}), { device: failing })) {
-          if (event.type === 'progress' && event.phase === 'train' && event.done === 3)
-            failNow = true
-        }
-      }
-      await expect(fails()).rejects.toMatchObject({
-        code: told,
-        message: expect.stringMatching(
-          /in step 4 at \d+×\d+×\d+, for which .* GiB were planned \(.* live, .* idle: It asked for 7 bytes\)/,
-        ) as string,
-      })
-      const entries = (await readFile(join(out, 'metrics.jsonl'), 'utf8')).trim().split('\n')
-      expect(JSON.parse(entries.at(-1)!)).toMatchObject({ type: 'error', step: 4, code: told })
-      const events: StageEvent[] = []
-      for await (const event of trainIter(optionsOf('failing', {}), { device })) events.push(event)
-      expect(
-        events.some((event) => event.type === 'note' && event.message === 'Going on from step 3.'),
-      ).toBe(keepsState)
-      expect(await hashes(out)).toEqual(await hashes(join(run.folder, 'whole')))
-    },
-  )
 
   it('keeps of blocks what it kept before, unless the device has another memory now', async () => {
     const kept = async (): Promise<Record<string, { keep: string[] }>> => {

@@ -27,8 +27,7 @@ export async function readTensors<A extends Float32Array | Uint32Array = Float32
       const parts = group.map((tensor) => device.ops.reshape(tensor, [numElements(tensor.shape)]))
       return device.ops.concat(parts, 0)
     })
-    const values = (await device.read(flat)) as A
-    device.release(flat)
+    const values = (await device.read(flat).finally(() => device.release(flat))) as A
     let at = 0
     for (const tensor of group) {
       const length = numElements(tensor.shape)

@@ -112,16 +112,43 @@ export const trainerErrors = defineErrors('TRAINER', {
     fix: 'Make it smaller, or give the true memory of the device as kinora.vram_gb.',
   },
   OUT_OF_MEMORY: {
-    message: (step: number, bucket: string, planned: string, held: string, _keptMore: boolean) =>
-      `The device ran out of memory in step ${step} at ${bucket}, for which ${planned} were planned (${held}).`,
-    fix: (_step: number, _bucket: string, _planned: string, _held: string, keptMore: boolean) =>
-      keptMore
-        ? 'The steps before are kept. The same command goes on, and keeps as little of each block as there is at this size; give the true memory of the device as kinora.vram_gb.'
-        : 'The steps before are kept, and the same command goes on. Free the device of other programs, or turn on model.low_vram or model.layer_offloading, or lower the resolution or num_frames.',
+    message: (
+      whose: 'device' | 'host',
+      doing: string,
+      planned: string,
+      held: string,
+      remedies: readonly string[],
+      _isKept: boolean,
+      _isMilder: boolean,
+    ) =>
+      [
+        `The ${whose} ran out of memory ${doing}${planned} (${held}).`,
+        ...(remedies.length > 0 ? ['The cheapest ways to take less:'] : []),
+        ...remedies.map((remedy) => `- ${remedy}`),
+      ].join('\n'),
+    fix: (
+      whose: 'device' | 'host',
+      _doing: string,
+      _planned: string,
+      _held: string,
+      remedies: readonly string[],
+      isKept: boolean,
+      isMilder: boolean,
+    ) =>
+      [
+        isKept
+          ? 'The steps before are kept, and the same command goes on'
+          : 'The same command goes on from the last save',
+        isMilder
+          ? ', keeping as little of each block as there is at this size; give the true memory of the device as kinora.vram_gb.'
+          : whose === 'host'
+            ? '. Free memory of the host, or offload less.'
+            : `. Free the device of other programs${remedies.length > 0 ? ', or make one of these changes to the job' : ''}, or lower the resolution or num_frames.`,
+      ].join(''),
   },
   DEVICE_LOST: {
-    message: (step: number, bucket: string, planned: string, held: string, _keptMore: boolean) =>
-      `The device was lost in step ${step} at ${bucket}, for which ${planned} were planned (${held}).`,
+    message: (doing: string, planned: string, held: string) =>
+      `The device was lost ${doing}${planned} (${held}).`,
     fix: 'The same command goes on from the last save. If it happens again at the same size, the device had too little memory or took too long: lower the resolution or num_frames, or give its memory as kinora.vram_gb.',
   },
   NO_F16: {

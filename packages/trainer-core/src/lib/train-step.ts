@@ -38,6 +38,8 @@ export interface StepOptions {
   dropout?: ((microBatch: number) => StepDropout) | undefined
   /** A step whose loss is above changes nothing; null never. */
   maxLoss: number | null
+  /** Called when all that can be known of the step is, and the weights are about to change. */
+  beforeUpdate?: (() => void) | undefined
 }
 
 /** Left out of all passes of one micro-batch. */
@@ -106,6 +108,7 @@ export async function trainStep(
       if (options.maxLoss !== null && result.loss > options.maxLoss) return result
       const clip =
         options.maxGradNorm > 0 ? Math.min(1, options.maxGradNorm / (gradNorm + 1e-6)) : 1
+      options.beforeUpdate?.()
       await expert.optimizer.update(pass.grads, {
         learningRate: options.learningRate,
         gradScale: clip / lossScale,

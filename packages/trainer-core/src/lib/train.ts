@@ -4,7 +4,8 @@ import { loraFileName } from '@kinora/lora-files'
 import { drain, lockFolder, type StageEvent } from '@kinora/stage'
 import { bestOf } from './resume/find-start.ts'
 import { makePreviews } from './run/make-previews.ts'
-import { saveLoras, saveState } from './run/save-run.ts'
+import { failRun } from './run/failed-run.ts'
+import { isDue, saveLoras, saveState } from './run/save-run.ts'
 import { takeStep } from './run/take-step.ts'
 import { beginRun, closeRun, openRun, type TrainingRun } from './run/training-run.ts'
 import { validateRun } from './run/validate-run.ts'
@@ -74,6 +75,8 @@ export async function* trainIter(
     await saveState(run)
     if (run.start.step < train.steps) yield* makePreviews(run)
     return { step: run.step, out, files, losses, best: yield* judgeRun(run) }
+  } catch (error) {
+    throw await failRun(run, error)
   } finally {
     await closeRun(run)
   }
@@ -101,8 +104,6 @@ function* judgeRun({
 export function train(options: TrainOptions, context: TrainContext): Promise<TrainResult> {
   return drain(trainIter(options, context))
 }
-
-const isDue = (step: number, every: number): boolean => every > 0 && step % every === 0
 
 /** A file of this name in the output folder asks for something after the step at hand. */
 async function takeRequest(out: string, request: 'save-now' | 'sample-now'): Promise<boolean> {

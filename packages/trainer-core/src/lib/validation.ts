@@ -38,28 +38,42 @@ export async function measureValidation(
   adapters: ReadonlyMap<string, readonly ModuleAdapter[]>,
   samples: readonly Sample[],
   microBatches: MicroBatches,
-  { boundary, numBands }: { boundary: number; numBands: number },
+  {
+    boundary,
+    numBands,
+    makeRoom,
+  }: {
+    boundary: number
+    numBands: number
+    /** Called before each clip with the size of its latents: frames × rows × columns. */
+    makeRoom: (size: string) => Promise<void>
+  },
 ): Promise<ValidationLoss> {
   const measured = samples.slice(0, maxSamples)
-  const bands: ValidationLoss['bands'] = []
-  for (const [band, { from, to }] of timestepBands(expert, boundary, numBands).entries()) {
-    let sum = 0
-    for (const [i, sample] of measured.entries()) {
+  const ranges = timestepBands(expert, boundary, numBands)
+  const sums = ranges.map(() => 0)
+  // Clip by clip: those of another size need other buffers.
+  for (const [i, sample] of measured.entries()) {
+    for (const [band, { from, to }] of ranges.entries()) {
       const batch = await microBatches.prepareFixed(
         expert,
         sample,
         (from + to) / 2,
         i * numBands + band,
       )
+      if (band === 0) await makeRoom(batch.shape.slice(2).join('x'))
       const loss = device.scope(() => {
         const { prediction, target, mask } = predictVelocity(device, transformer, batch, adapters)
         return device.ops.loss(prediction, target, { kind: 'mse', mask })
       })
-      sum += ((await device.read(loss)) as Float32Array)[0]!
-      device.release(loss)
+      try {
+        sums[band]! += ((await device.read(loss)) as Float32Array)[0]!
+      } finally {
+        device.release(loss)
+      }
     }
-    bands.push({ from, to, loss: sum / measured.length })
   }
+  const bands = ranges.map((range, band) => ({ ...range, loss: sums[band]! / measured.length }))
   return { loss: bands.reduce((sum, { loss }) => sum + loss, 0) / numBands, bands }
 }
 

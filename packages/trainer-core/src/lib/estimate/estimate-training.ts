@@ -1,5 +1,5 @@
 import type { MemoryPlan, MemoryPlanOptions } from '../memory/plan-training-memory.ts'
-import { choosePlan, usableBytes, type PlanChoice } from '../memory/choose-plan.ts'
+import { choosePlan, memoryForUsable, usableBytes, type PlanChoice } from '../memory/choose-plan.ts'
 import { secondsOf, type DeviceSpeed } from './device-speed.ts'
 import { findRemedies, type Remedy } from './find-remedies.ts'
 import { bucketName, memoryOptions, type BucketSize, type TrainingSetup } from './training-setup.ts'
@@ -57,6 +57,21 @@ export async function estimateTraining(
   if (estimate.fits !== false) return estimate
   const remedies = await findRemedies(setup, (other) => estimateSetup(other, device, true))
   return { ...estimate, remedies }
+}
+
+/**
+ * The cheapest changes, three at most, with which a run that did not fit after all takes at least a tenth less than was planned, and
+ * which it can go on with.
+ */
+export async function findMilderSettings(
+  setup: TrainingSetup,
+  { deviceBytes }: TrainingEstimate,
+  device: Omit<TrainingDevice, 'memoryBytes'>,
+): Promise<Remedy[]> {
+  const memoryBytes = memoryForUsable(0.9 * deviceBytes)
+  return findRemedies(setup, (other) => estimateSetup(other, { ...device, memoryBytes }, true), {
+    midRun: true,
+  })
 }
 
 /** The estimate alone. */

@@ -20,6 +20,9 @@ interface Measure {
   price: number
 }
 
+/** Kinds that decide what the training state holds. */
+const fixedForARun: readonly string[] = ['optimiser', 'rank']
+
 /** Whatever of this the job does not do already. */
 function measuresFor(setup: TrainingSetup): Measure[] {
   const measures: Measure[] = []
@@ -94,12 +97,15 @@ function scaled(bucket: BucketSize, side: number): BucketSize {
 /**
  * The cheapest changes that make a job fit, three at most: single ones first, then pairs and triples of them where less does not
  * suffice.
+ *
+ * @param options.midRun without those that a run cannot go on with
  */
 export async function findRemedies(
   setup: TrainingSetup,
   estimate: (setup: TrainingSetup) => Promise<TrainingEstimate>,
+  { midRun = false }: { midRun?: boolean } = {},
 ): Promise<Remedy[]> {
-  const measures = measuresFor(setup)
+  const measures = measuresFor(setup).filter(({ kind }) => !(midRun && fixedForARun.includes(kind)))
   // Many combinations are tried, with the size that takes most; those that are told are estimated whole.
   const { largest } = await estimate(setup)
   const alone = { ...setup, buckets: [largest.bucket] }

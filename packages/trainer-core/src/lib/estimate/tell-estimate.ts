@@ -19,22 +19,21 @@ export function recomputePlans(
   )
 }
 
-/** A size that is trained at, what its step was to take, and what the device held: for errors in the middle of it. */
-export function describeStep(
-  { buckets }: TrainingEstimate,
-  size: string,
-  plan: RecomputePlan | undefined,
-  held: string,
-): [bucket: string, planned: string, held: string, keptMore: boolean] {
+/**
+ * The size of a step and what was planned for it, for errors in the middle of a run: of the latents' size at hand, or where there is
+ * none, of the bucket that takes most.
+ */
+export function describeBucket(
+  { buckets, largest }: TrainingEstimate,
+  size: string | undefined,
+): string {
   const found = buckets.find(({ bucket }) => latentSize(bucket).join('x') === size)
-  const batch =
-    found && found.bucket.batchSize > 1 ? `, ${found.bucket.batchSize} clips at once` : ''
-  return [
-    found ? `${found.name}${batch}` : `latents ${size}`,
-    found ? gib(found.memory.totalBytes) : 'an unknown amount',
-    held,
-    (plan?.keep.length ?? 0) > 1,
-  ]
+  if (size !== undefined && !found) return ` at latents of ${size}`
+  const { bucket, name, memory } = found ?? largest
+  const batch = bucket.batchSize > 1 ? `, ${bucket.batchSize} clips at once` : ''
+  return found
+    ? ` at ${name}${batch}, for which ${gib(memory.totalBytes)} were planned`
+    : `; steps at ${name}${batch} were planned to take ${gib(memory.totalBytes)}`
 }
 
 /** The plans in words, one line where all sizes have the same. */

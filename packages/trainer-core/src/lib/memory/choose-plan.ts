@@ -17,6 +17,11 @@ export function usableBytes(memoryBytes: number): number {
   return 0.94 * memoryBytes - 512 * 2 ** 20
 }
 
+/** Memory of a device of which so many bytes are usable. */
+export function memoryForUsable(bytes: number): number {
+  return (bytes + 512 * 2 ** 20) / 0.94
+}
+
 /** Of the usable memory, what may be filled for the sake of speed: buffers lie idle between their uses. */
 const comfortableShare = 0.92
 

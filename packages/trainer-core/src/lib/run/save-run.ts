@@ -17,6 +17,7 @@ import { stateFileOf, type TrainingRun } from './training-run.ts'
 /** Writes all that going on from this step needs. */
 export function saveState(run: TrainingRun): Promise<void> {
   const { device, identity, step, recompute, validation, process } = run
+  run.doing = { what: `saving step ${step}` }
   const eachLearner = <T>(value: (learner: TrainedExpert) => T): Partial<Record<Expert, T>> =>
     Object.fromEntries(Array.from(run.learners, ([expert, learner]) => [expert, value(learner)]))
   return writeTrainingState(
@@ -42,6 +43,7 @@ export async function saveLoras(
   { finished }: { finished: boolean },
 ): Promise<Partial<Record<Expert, string>>> {
   const { out, name, process, step } = run
+  run.doing = { what: `saving step ${step}` }
   const files = await writeLoras(
     out,
     name,
@@ -53,6 +55,7 @@ export async function saveLoras(
   for (const expert of run.turns.trained) {
     await pruneStepSaves(out, name, expert, process.save.max_step_saves_to_keep)
   }
+  run.savedStep = step
   await run.metrics.append({ type: 'save', step, files: Object.values(files) })
   return files
 }
@@ -73,6 +76,8 @@ export async function readWeights(learner: TrainedExpert): Promise<LoraWeights> 
     release()
   }
 }
+
+export const isDue = (step: number, every: number): boolean => every > 0 && step % every === 0
 
 /** What a LoRA file of this step says of itself. */
 export async function metadataOf({

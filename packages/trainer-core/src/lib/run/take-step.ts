@@ -1,50 +1,46 @@
-import { latentSize } from '../estimate/training-setup.ts'
 import { leanPlan } from '../memory/recompute-plan.ts'
 import type { StepMetrics } from '../metrics.ts'
 import type { MicroBatch } from '../noise/prepare-micro-batch.ts'
 import { createDropout, learningRateAt, stepOptions } from '../step-settings.ts'
 import { trainStep } from '../train-step.ts'
 import { stepsOfExperts, turnAt } from '../turns.ts'
-import { tellFailedStep } from './failed-step.ts'
-import type { TrainingRun } from './training-run.ts'
+import { expertOf, makeRoomFor, type TrainingRun } from './training-run.ts'
 
 /** Trains the step at hand, and counts it. */
 export async function takeStep(run: TrainingRun): Promise<StepMetrics> {
-  const { process, device, base, learners, recompute, compute, step, turns } = run
+  const { process, device, learners, recompute, compute, step, turns } = run
   const { steps } = process.train
   const began = performance.now()
   device.resetPeak()
   const { expert, expertStep } = turnAt(step, turns)
   run.prepared ??= prepareBatches(run, step)
-  const transformer = await base.get(expert, run.signal)
+  run.doing = { what: `bringing the ${expert}-noise expert to it for step ${step + 1}` }
+  const transformer = await expertOf(run, expert)
   const loaded = performance.now()
   const batches = await run.prepared
   const { shape } = batches[0]!
   const size = shape.slice(2).join('x')
-  if (size !== run.sizeBefore) await device.makeRoom(stepBytes(run, size))
-  run.sizeBefore = size
+  run.doing = { what: `in step ${step + 1}`, size, inStep: step + 1 }
+  await makeRoomFor(run, size)
   const ready = performance.now()
   // The next step's batches are made while the device works on this one's.
   run.prepared = step + 1 < steps ? prepareBatches(run, step + 1) : undefined
   const learningRate = learningRateAt(expertStep, stepsOfExperts(steps, turns)[expert], process)
   const learner = learners.get(expert)!
-  const { seconds, ...numbers } = await trainStep(
-    device,
-    transformer,
-    learner,
-    batches,
-    step + 1,
-    stepOptions(
+  const { seconds, ...numbers } = await trainStep(device, transformer, learner, batches, step + 1, {
+    ...stepOptions(
       process,
       learningRate,
       createDropout(process, run.random, learner, expertStep),
       ([, , ...latents]) => recompute.get(latents.join('x')) ?? leanPlan(compute),
     ),
-  ).catch(async (error: unknown) => {
-    throw await tellFailedStep(run, size, error)
+    beforeUpdate: () => (run.isWhole = false),
   })
   learner.average?.update(learner.lora.params)
+  // An update that waits in one batch with the next step's work would be dropped with it, where that finds no room.
+  await device.sync()
   run.step++
+  run.isWhole = true
   const memory = device.memory()
   return {
     type: 'step',
@@ -87,10 +83,4 @@ function prepareBatches(
   // It is awaited a step later; until then its failure is nobody's.
   prepared.catch(() => {})
   return prepared
-}
-
-/** What a step at a size of latents takes of the device beside weights and LoRAs. */
-function stepBytes({ estimate }: TrainingRun, size: string): number {
-  const found = estimate.buckets.find(({ bucket }) => latentSize(bucket).join('x') === size)
-  return found?.memory.stepBytes ?? 0
 }

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import type { TrainJob, TrainProcess } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
 import { writeFileAtomic, type StageEvent } from '@kinora/stage'
-import { openCheckpoint, type WanCheckpoint } from '@kinora/wan'
+import { openCheckpoint, type WanCheckpoint, type WanTransformer } from '@kinora/wan'
 import { BaseModels } from '../base-models.ts'
 import { openTrainingData, type TrainingData } from '../data/training-data.ts'
 import { deviceMemory, overheadOf } from '../estimate/device-speed.ts'
@@ -13,7 +13,13 @@ import {
   refuseTooLarge,
   type RecomputePlans,
 } from '../estimate/tell-estimate.ts'
-import { checkpointShape, saidMemory, trainingSetup } from '../estimate/training-setup.ts'
+import {
+  checkpointShape,
+  latentSize,
+  saidMemory,
+  trainingSetup,
+  type TrainingSetup,
+} from '../estimate/training-setup.ts'
 import { MetricsFile } from '../metrics.ts'
 import {
   createMicroBatches,
@@ -28,6 +34,18 @@ import { computeDtype, turnOptions } from '../step-settings.ts'
 import type { TrainContext, TrainOptions } from '../train-options.ts'
 import { createTrainedExpert, releaseExpert, type TrainedExpert } from '../trained-expert.ts'
 import { stepsOfExperts, type TurnOptions } from '../turns.ts'
+import { isDeviceLost } from './device-lost.ts'
+import { Room } from './room.ts'
+
+/** What a run is at. */
+export interface Doing {
+  /** As an error ends: `in step 4`. */
+  what: string
+  /** Latents' size at hand. */
+  size?: string
+  /** Number of the step, while it is computed. */
+  inStep?: number
+}
 
 /** A run: what its parts share. */
 export interface TrainingRun {
@@ -47,6 +65,7 @@ export interface TrainingRun {
   readonly random: RandomStreams
   readonly data: TrainingData
   readonly microBatches: MicroBatches
+  readonly setup: TrainingSetup
   readonly estimate: TrainingEstimate
   /** What is kept of each block, by the latents' size. */
   readonly recompute: RecomputePlans
@@ -63,8 +82,15 @@ export interface TrainingRun {
   step: number
   /** The micro-batches of the step at hand, on their way. */
   prepared: Promise<MicroBatch[]> | undefined
-  /** Latents' size of the step whose buffers lie idle; undefined where other work came between. */
-  sizeBefore: string | undefined
+  readonly room: Room
+  /** Step whose LoRA files are written. */
+  savedStep: number | undefined
+  /** Whether its metrics have begun. */
+  hasBegun: boolean
+  /** Whether LoRAs and optimisers are there and as they were after `step`: not while one is being applied. */
+  isWhole: boolean
+  /** What it is at, for telling what failed. */
+  doing: Doing
 }
 
 /** Reads and checks all that a run needs. What can be refused is refused here, before any weight is loaded. */
@@ -88,14 +114,13 @@ export async function* openRun(
   }
   const turns = turnOptions(process)
   const memoryBytes = deviceMemory(device.info, options.memoryBytes ?? saidMemory(process))
-  const estimate = await estimateTraining(
-    trainingSetup(process, data.plan, await checkpointShape(checkpoint), compute),
-    {
-      memoryBytes,
-      speed: undefined,
-      overhead: overheadOf(device.info),
-    },
-  )
+  const shape = await checkpointShape(checkpoint)
+  const setup = trainingSetup(process, data.plan, shape, compute)
+  const estimate = await estimateTraining(setup, {
+    memoryBytes,
+    speed: undefined,
+    overhead: overheadOf(device.info),
+  })
   refuseTooLarge(estimate, device.info.adapter)
   if (estimate.usableBytes !== undefined) device.setMemoryBudget(estimate.usableBytes)
   const base = new BaseModels(checkpoint, device, compute, process)
@@ -140,6 +165,7 @@ export async function* openRun(
       random,
       textLength: checkpoint.textLength,
     }),
+    setup,
     estimate,
     recompute: recomputePlans(estimate, isSameDevice ? before?.recompute : undefined),
     identity,
@@ -150,13 +176,17 @@ export async function* openRun(
     validation: { ...start.validation },
     step: train.start_step ?? start.step,
     prepared: undefined,
-    sizeBefore: undefined,
+    room: new Room(device),
+    savedStep: undefined,
+    hasBegun: false,
+    isWhole: false,
+    doing: { what: 'before the first step' },
   }
 }
 
 /** Puts the experts' LoRAs on the device, as they begin or as they were, and begins the metrics. */
 export async function* beginRun(run: TrainingRun): AsyncGenerator<StageEvent> {
-  const { job, process, name, out, device, checkpoint, compute, start, base, step } = run
+  const { job, process, name, out, device, checkpoint, compute, start, step } = run
   const { estimate, turns, metrics, identity } = run
   const { train } = process
   const before = start.saved?.state
@@ -172,11 +202,12 @@ export async function* beginRun(run: TrainingRun): AsyncGenerator<StageEvent> {
         compute,
         identity.seed,
         start,
-        async (names) => (await base.get(expert, run.signal)).columnLengths(names),
+        async (names) => (await expertOf(run, expert)).columnLengths(names),
       ),
     )
   }
   await start.saved?.close()
+  run.isWhole = true
   yield {
     type: 'note',
     message: describeRecompute(estimate, run.recompute, checkpoint.transformer.numLayers),
@@ -184,6 +215,7 @@ export async function* beginRun(run: TrainingRun): AsyncGenerator<StageEvent> {
   const changes = before ? changedSettings(before.settings['job'], job.config) : []
   if (changes.length > 0) yield { type: 'note', message: `Changed since: ${changes.join(', ')}.` }
   await metrics.rewindTo(step)
+  run.hasBegun = true
   await writeFileAtomic(join(out, 'job.json'), `${JSON.stringify(job, null, 2)}\n`)
   if (step >= train.steps) return
   await metrics.append({
@@ -203,8 +235,25 @@ export async function* beginRun(run: TrainingRun): AsyncGenerator<StageEvent> {
 /** Frees all that a run holds of the device. */
 export async function closeRun({ start, learners, base }: TrainingRun): Promise<void> {
   await start.saved?.close()
-  for (const learner of learners.values()) releaseExpert(learner)
-  base.release()
+  try {
+    for (const learner of learners.values()) releaseExpert(learner)
+    base.release()
+  } catch (error) {
+    // What a lost device held went with it, and why the run ended has been told.
+    if (!isDeviceLost(error)) throw error
+  }
+}
+
+/** An expert's network, on the device; room is made where it must be loaded first. */
+export async function expertOf(run: TrainingRun, expert: Expert): Promise<WanTransformer> {
+  if (!run.base.loaded.has(expert)) await run.room.makeForOther()
+  return run.base.get(expert, run.signal)
+}
+
+/** Makes room for a pass at a size of latents: a step, or a part of one. */
+export async function makeRoomFor({ room, estimate }: TrainingRun, size: string): Promise<void> {
+  const found = estimate.buckets.find(({ bucket }) => latentSize(bucket).join('x') === size)
+  await room.makeForPass(size, (found ?? estimate.largest).memory.stepBytes)
 }
 
 /** Where the training state is. */
