@@ -36,6 +36,7 @@ export async function takeStep(run: TrainingRun): Promise<StepMetrics> {
     ),
     beforeUpdate: () => (run.isWhole = false),
   })
+  run.isWhole = false
   learner.average?.update(learner.lora.params)
   // An update that waits in one batch with the next step's work would be dropped with it, where that finds no room.
   await device.sync()
