@@ -88,7 +88,7 @@ function put(shape: readonly number[], dtype: 'f32' | 'f16', scale = 1): Tensor 
 
 /**
  * Device milliseconds of all dispatches of `fn`, the median of runs queued back to back: between runs that are waited for, a
- * card lowers its clock. At least 30 ms of work go before.
+ * card lowers its clock. At least 300 ms of work go before.
  */
 async function time(fn: () => void): Promise<{ ms: number; kernels: Record<string, number> }> {
   const queued = async (runs: number) => {
@@ -101,7 +101,7 @@ async function time(fn: () => void): Promise<{ ms: number; kernels: Record<strin
     times.reduce((sum, { milliseconds }) => sum + milliseconds, 0)
   await queued(1)
   const [first] = await queued(1)
-  const warm = Math.min(50, Math.ceil(30 / Math.max(0.01, total(first!))))
+  const warm = Math.min(500, Math.ceil(300 / Math.max(0.01, total(first!))))
   const runs = (await queued(warm + repeat)).slice(warm)
   const times = runs.toSorted((x, y) => total(x) - total(y))[Math.floor(repeat / 2)]!
   const kernels: Record<string, number> = {}

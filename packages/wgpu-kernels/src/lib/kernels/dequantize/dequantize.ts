@@ -26,8 +26,7 @@ export const dequantizeKernel = defineKernel<DequantizeVariant>({
   uniforms: {
     n: 'u32',
     words_per_row: 'u32',
-    groups_per_row: 'u32',
-    group_size: 'u32',
+    words_per_group: 'u32',
     // Rows of the weight, and the first of this dispatch, where y is blocked.
     rows: 'u32',
     first_row: 'u32',
@@ -101,8 +100,7 @@ export function dequantize(
       {
         n,
         words_per_row: K / perWord,
-        groups_per_row: groups,
-        group_size: groupSize,
+        words_per_group: groupSize / perWord,
         rows: N,
         first_row: rows.start,
         zero: 0,

@@ -21,7 +21,8 @@ export function dequantizeBindings({
     codes: reads('u32'),
     scales: reads(scale),
     ...(format === 'uint4' ? { zeros: reads(scale) } : {}),
-    y: writes(y, 4),
+    // Eight values of a word of uint4 are 16 bytes of f16, stored at once.
+    y: format === 'uint4' && y === 'f16' ? writes('u32', 4) : writes(y, 4),
   }
 }
 
@@ -36,12 +37,13 @@ fn decode_e4m3(code: u32) -> f32 {
   return select(value, -value, (code & 0x80u) != 0u);
 }`
 
-/** Index in y of the `vectors` vectors of four that word `i` expands to. */
-function placeOf({ blocked }: DequantizeVariant, vectors: 1 | 2): string {
-  if (!blocked) return `let at = ${vectors}u * i;`
-  const perBlock = WEIGHT_BLOCK / 4
-  return `let vector = (i % u.words_per_row) * ${vectors}u;
-    let at = ((vector / ${perBlock}u) * u.rows + u.first_row + i / u.words_per_row) * ${perBlock}u + vector % ${perBlock}u;`
+/** Declares `at`, the vector of y that word `i` expands to; `perRow` of them are a block of a row. */
+function placeOf({ blocked }: DequantizeVariant, perRow: number): string {
+  return blocked
+    ? `let row = i / u.words_per_row;
+    let vector = i - row * u.words_per_row;
+    let at = ((vector / ${perRow}u) * u.rows + u.first_row + row) * ${perRow}u + vector % ${perRow}u;`
+    : 'let at = i;'
 }
 
 export function dequantizeText(variant: DequantizeVariant): KernelText {
@@ -50,14 +52,19 @@ export function dequantizeText(variant: DequantizeVariant): KernelText {
         main: forEachVector(
           variant,
           /* wgsl */ `let word = codes[i];
-    let group_index = (i / u.words_per_row) * u.groups_per_row + ((i % u.words_per_row) * 8u) / u.group_size;
+    // Rows are whole groups.
+    let group_index = i / u.words_per_group;
     let s = f32(scales[group_index]);
     let z = f32(zeros[group_index]);
     let low = vec4<u32>(word, word >> 4u, word >> 8u, word >> 12u) & vec4<u32>(15u);
     let high = vec4<u32>(word >> 16u, word >> 20u, word >> 24u, word >> 28u) & vec4<u32>(15u);
-    ${placeOf(variant, 2)}
-    y[at] = y_t((vec4<f32>(low) - z) * s);
-    y[at + 1u] = y_t((vec4<f32>(high) - z) * s);`,
+    ${
+      variant.y === 'f16'
+        ? `${placeOf(variant, WEIGHT_BLOCK / 8)}
+    y[at] = vec4<u32>(bitcast<vec2<u32>>(vec4<f16>((vec4<f32>(low) - z) * s)), bitcast<vec2<u32>>(vec4<f16>((vec4<f32>(high) - z) * s)));`
+        : `y[2u * i] = (vec4<f32>(low) - z) * s;
+    y[2u * i + 1u] = (vec4<f32>(high) - z) * s;`
+    }`,
         ),
       }
     : {
@@ -66,7 +73,7 @@ export function dequantizeText(variant: DequantizeVariant): KernelText {
           variant,
           /* wgsl */ `let word = codes[i];
     let s = f32(scales[i / u.words_per_row]);
-    ${placeOf(variant, 1)}
+    ${placeOf(variant, WEIGHT_BLOCK / 4)}
     y[at] = y_t(s * vec4<f32>(decode_e4m3(word & 0xffu), decode_e4m3((word >> 8u) & 0xffu), decode_e4m3((word >> 16u) & 0xffu), decode_e4m3(word >> 24u)));`,
         ),
       }
