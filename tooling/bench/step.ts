@@ -2,7 +2,8 @@
 // each block, as trainer-core does it, at sizes of the real model on any adapter.
 //
 //   bench step [--cases=512x512x41,…] [--layers=40] [--rank=16] [--quantize=uint4] [--streamed-share=0]
-//              [--optimizer=adamw|adamw8bit] [--keep=lean,all,…|attn1+attn1.to_q+…] [--host-blocks=0] [--block-inputs=f16|f32] [--repeat=3] [--profile] [--json=FILE]
+//              [--optimizer=adamw|adamw8bit] [--keep=lean,all,…|attn1+attn1.to_q+…] [--host-blocks=0] [--block-inputs=f16|f32] [--repeat=3] [--profile]
+//              [--vram=GIB] [--json=FILE]
 //
 // Prints a line a case and plan: tokens, seconds (median), TFLOP/s, the rate's share of the adapter's ceiling, peak device memory
 // beside what the memory plan foretells. `--profile` adds the time of each kernel.
@@ -12,10 +13,12 @@ import { parseArgs } from 'node:util'
 import { normals, numElements, stateBlockSize, type BlockState } from '@kinora/kernel-api'
 import {
   createTape,
+  deviceMemory,
   overheadOf,
   planTrainingMemory,
   richerPlans,
   runOptions,
+  usableBytes,
   type RecomputePlan,
 } from '@kinora/trainer-core'
 import { createLora, createTransformer, transformerTensors, uploadLora } from '@kinora/wan'
@@ -38,6 +41,7 @@ const { values: flags } = parseArgs({
     optimizer: { type: 'string', default: 'adamw' },
     repeat: { type: 'string', default: '3' },
     profile: { type: 'boolean', default: false },
+    vram: { type: 'string' },
     json: { type: 'string' },
   },
 })
@@ -72,6 +76,13 @@ function planOf(name: string, dtype: 'f32' | 'f16'): RecomputePlan {
 
 const device = await openDevice({ profile: flags.profile })
 console.log(`${device.info.adapter}, ${device.info.driver}`)
+// Idle buffers stay within what a run may take, as in `kinora train`.
+const GIB = 2 ** 30
+const memory = deviceMemory(
+  device.info,
+  flags.vram === undefined ? undefined : Number(flags.vram) * GIB,
+)
+if (memory !== undefined) device.setMemoryBudget(usableBytes(memory))
 const compute = device.info.computeDTypes.includes('f16') ? 'f16' : 'f32'
 const config = networkOf(flags, count('layers'))
 const started = performance.now()
@@ -86,7 +97,6 @@ const transformer = await createTransformer(
   } as Parameters<typeof createTransformer>[3],
 )
 await device.sync()
-const GIB = 2 ** 30
 console.log(
   `weights: ${(device.memory().liveBytes / GIB).toFixed(2)} GiB in ${((performance.now() - started) / 1000).toFixed(1)} s`,
 )
