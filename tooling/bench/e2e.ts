@@ -157,7 +157,7 @@ if (phases.has('resume'))
   report['resume'] = await kinoraRun(['train', await writeJob(Number(flags.steps))])
 if (phases.has('sample')) {
   const loras = ['high', 'low'].map((expert) => join(run, `${name}_${expert}_noise.safetensors`))
-  const out = join(dir, 'sample.webp')
+  const out = join(dir, 'sample.mp4')
   const image = join(dir, 'first-frame.png')
   const [clip] = (await readdir(clipDir)).filter((file) => !file.endsWith('.txt'))
   const ffmpeg = process.env['FFMPEG_PATH'] ?? 'ffmpeg'

@@ -233,7 +233,7 @@ if (sections.has('elementwise')) {
   await bandwidth('permute [N, C] to [C, N], f16', 4 * e, () => void ops.permute(y, [0, 2, 1]))
   release(x, y, f, w, gate, table, heads, bf16)
   // What `linear` expands a packed weight with: its dispatch alone.
-  const few = put([1, 64, C], 'f16')
+  const few = put([1, 128, C], 'f16')
   for (const format of ['uint4', 'float8_e4m3'] as const) {
     const perWord = format === 'uint4' ? 8 : 4
     const groups = format === 'uint4' ? C / 64 : 1

@@ -63,6 +63,24 @@ describe('a machine that lacks something', () => {
     expect(await readdir(folder)).toEqual(['clips', 'job.yaml'])
   })
 
+  it('says that ffmpeg cannot write the file before it does any work', async () => {
+    const ffmpeg = join(folder, 'ffmpeg')
+    const realFfmpeg =
+      process.env['FFMPEG_PATH'] ?? execFileSync('which', ['ffmpeg']).toString().trim()
+    await writeFile(
+      ffmpeg,
+      `#!/bin/sh\ncase "$*" in *-encoders*) ${realFfmpeg} "$@" | grep -v libwebp ;; *) exec ${realFfmpeg} "$@" ;; esac\n`,
+      { mode: 0o755 },
+    )
+    const { exitCode, stderr } = await runKinora(
+      [...sampleArgs, '--image', join(folder, 'a.png'), '--out', join(folder, 'a.webp')],
+      { env: { FFMPEG_PATH: ffmpeg } },
+    )
+    expect(stderr).toContain('error MEDIA_NO_ENCODER')
+    expect(stderr).toContain('libwebp_anim')
+    expect(exitCode).toBe(1)
+  })
+
   it('says that no adapter opens, and computes on the processor unless a backend was asked for', async () => {
     const none = join(folder, 'no-driver.json')
     const env = { VK_DRIVER_FILES: none, VK_ICD_FILENAMES: none, DAWNNODE_BACKEND: 'vulkan' }

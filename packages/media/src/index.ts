@@ -9,9 +9,11 @@ export { countResampled, nearestFrames } from './lib/frame-times.ts'
 export type { CropRectangle, PictureOptions } from './lib/picture-filters.ts'
 export { cutVideo, type CutPreview, type CutVideoOptions } from './lib/cut-video.ts'
 export {
+  checkVideoOutput,
   writeVideo,
   writeWebp,
   type FrameSequence,
+  type VideoEnding,
   type WriteVideoOptions,
   type WriteWebpOptions,
   type X264Preset,

@@ -3,7 +3,7 @@ import { planBucketsIter } from '@kinora/bucketer'
 import { checkPush } from '@kinora/exporter'
 import { preflight, type PreflightFinding, type TrainJob } from '@kinora/config-schema'
 import type { Device } from '@kinora/kernel-api'
-import { checkFfmpeg, type MediaProbe } from '@kinora/media'
+import { checkFfmpeg, checkVideoOutput, type MediaProbe } from '@kinora/media'
 import { lockFolder, writeFileAtomic, type RunContext, type StageEvent } from '@kinora/stage'
 import { cacheDatasetIter, type CacheDatasetResult } from '@kinora/trainer-core'
 import { openCheckpoint } from '@kinora/wan'
@@ -48,9 +48,8 @@ export async function* checkJobIter(
   const { sample, first_sample, model, save } = job.config.process[0]
   const missingFiles = await findMissingFiles(job)
   yield* reportFindings(file, preflight(job, { missingFiles }))
-  for (const { format, samples } of [sample, first_sample].filter(
-    (list) => list !== null && list !== undefined,
-  )) {
+  const previews = [sample, first_sample].filter((list) => list !== null && list !== undefined)
+  for (const { format, samples } of previews) {
     const longest = Math.max(1, ...samples.map(({ num_frames }) => num_frames))
     if (longest > 1 && (format === 'jpg' || format === 'png')) {
       throw kinoraErrors.PREVIEW_FORMAT(format, longest)
@@ -58,6 +57,11 @@ export async function* checkJobIter(
   }
   if (save.push_to_hub) checkPush(save.hf_repo_id!)
   await checkFfmpeg()
+  for (const { format, samples } of previews) {
+    if (samples.length > 0 && (format === 'mp4' || format === 'webp')) {
+      await checkVideoOutput(`.${format}`)
+    }
+  }
   const checkpoint = checkpointFacts(await openCheckpoint(model.name_or_path, { signal }))
   yield* reportFindings(file, newFindings(preflight(job, { checkpoint }), preflight(job)))
 }

@@ -5,7 +5,13 @@ import {
   type DroppedRecord,
   type ManifestHeader,
 } from '@kinora/config-schema'
-import { checkFfmpeg, cutVideo, type MediaProbe, type VideoFrame } from '@kinora/media'
+import {
+  checkFfmpeg,
+  checkVideoOutput,
+  cutVideo,
+  type MediaProbe,
+  type VideoFrame,
+} from '@kinora/media'
 import {
   drain,
   lockFolder,
@@ -206,7 +212,7 @@ async function* analyseAll(
     let stored = await state.readAnalysis(sha256)
     if (stored && needsAnotherLook(stored, settings)) stored = undefined
     if (!stored) {
-      await (checked ??= checkFfmpeg())
+      await (checked ??= settings.dryRun ? checkFfmpeg() : checkVideoOutput('.mp4'))
       stored = await readFootage(footage, {
         ...context,
         salvage: settings.salvage,

@@ -19,7 +19,7 @@ import {
   type PictureOptions,
 } from './picture-filters.ts'
 import { probe, type MediaProbe } from './probe.ts'
-import { h264Options, type X264Preset } from './write-video.ts'
+import { checkVideoOutput, h264Options, type X264Preset } from './write-video.ts'
 
 export interface CutVideoOptions extends PictureOptions {
   /** First moment kept, in seconds from the first frame of the file. */
@@ -64,8 +64,8 @@ export async function cutVideo(
 ): Promise<{ width: number; height: number; numFrames: number }> {
   const { signal } = context
   signal?.throwIfAborted()
+  await checkVideoOutput('.mp4')
   const ffmpeg = await checkFfmpeg()
-  if (!ffmpeg.encoders.has('libx264')) throw mediaErrors.NO_ENCODER('libx264')
   const source = options.probe ?? (await probe(file, context))
   const { start, fps, speed = 1, crf, preset, threads } = options
   const end = Math.min(options.end, source.duration + timeTolerance)

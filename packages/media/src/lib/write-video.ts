@@ -31,6 +31,20 @@ export type X264Preset =
   | 'medium'
   | 'slow'
 
+/** Encoder of ffmpeg by the ending of the file. */
+const encoders = { '.mp4': 'libx264', '.webp': 'libwebp_anim' } as const
+/** Endings of the video files that this package writes. */
+export type VideoEnding = keyof typeof encoders
+
+/**
+ * Makes sure that files with this ending can be written, so call it before long work. Throws `MEDIA_NO_ENCODER`, and what
+ * `checkFfmpeg` throws.
+ */
+export async function checkVideoOutput(ending: VideoEnding): Promise<void> {
+  const encoder = encoders[ending]
+  if (!(await checkFfmpeg()).encoders.has(encoder)) throw mediaErrors.NO_ENCODER(encoder)
+}
+
 // Neither dates nor names of encoders in the file.
 const timelessOptions = [
   '-map_metadata -1',
@@ -82,7 +96,7 @@ export async function writeVideo(
   { fps, crf, preset }: WriteVideoOptions,
   context: RunContext = {},
 ): Promise<void> {
-  await encode(file, frames, fps, 'libx264', context, ({ width, height }) => [
+  await encode(file, frames, fps, '.mp4', context, ({ width, height }) => [
     `-vf crop=${Math.max(2, width & ~1)}:${Math.max(2, height & ~1)}:0:0,scale=flags=bicubic+accurate_rnd+full_chroma_int:out_color_matrix=bt709:out_range=tv,format=yuv420p`,
     ...h264Options({ crf, preset }),
   ])
@@ -102,7 +116,7 @@ export async function writeWebp(
   { fps, quality = 80 }: WriteWebpOptions,
   context: RunContext = {},
 ): Promise<void> {
-  await encode(file, frames, fps, 'libwebp_anim', context, () => [
+  await encode(file, frames, fps, '.webp', context, () => [
     '-c:v libwebp_anim',
     `-quality ${quality}`,
     '-loop 0',
@@ -116,13 +130,13 @@ async function encode(
   file: string,
   frames: FrameSequence,
   fps: number,
-  encoder: string,
+  ending: VideoEnding,
   { signal }: RunContext,
   outputOptions: (first: PlainFrame) => string[],
 ): Promise<void> {
   signal?.throwIfAborted()
   if (!(fps > 0 && fps <= 1000)) throw mediaErrors.BAD_RANGE(`${fps} fps`)
-  if (!(await checkFfmpeg()).encoders.has(encoder)) throw mediaErrors.NO_ENCODER(encoder)
+  await checkVideoOutput(ending)
   const iterator =
     Symbol.asyncIterator in frames ? frames[Symbol.asyncIterator]() : frames[Symbol.iterator]()
   try {

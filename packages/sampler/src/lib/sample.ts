@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { dirname, extname } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
-import { checkFfmpeg, readImage, writeVideo, writeWebp } from '@kinora/media'
+import { checkVideoOutput, readImage, writeVideo, writeWebp, type VideoEnding } from '@kinora/media'
 import { drain, parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
 import { openCheckpoint } from '@kinora/wan'
 import { checkClipSize, gridOf, sizeForImage } from './clip-size.ts'
@@ -33,7 +33,7 @@ export interface SampleResult {
 
 /**
  * Generates one clip and writes it. All that can be known to be wrong is told before a network is loaded: a missing image, sides
- * that are not multiples of 16, frames that are not 4n + 1, LoRAs, latents, the ending of the file, no ffmpeg.
+ * that are not multiples of 16, frames that are not 4n + 1, LoRAs, latents, the ending of the file, no ffmpeg or none that writes it.
  */
 export async function* sampleIter(
   options: SampleOptions,
@@ -41,9 +41,9 @@ export async function* sampleIter(
 ): AsyncGenerator<StageEvent, SampleResult> {
   const o = parseOptions('SAMPLER', sampleOptions, options)
   if (o.image === undefined) throw samplerErrors.NO_IMAGE()
-  const write = writers[extname(o.out).toLowerCase()]
-  if (!write) throw samplerErrors.BAD_OUTPUT(o.out)
-  await checkFfmpeg()
+  const ending = extname(o.out).toLowerCase()
+  if (!isVideoEnding(ending)) throw samplerErrors.BAD_OUTPUT(o.out)
+  await checkVideoOutput(ending)
   const size = await chooseSize(o, o.image)
   checkClipSize({ ...size, numFrames: o.numFrames })
   const image = await readImage(o.image, { ...size, fit: 'fill' })
@@ -96,7 +96,7 @@ export async function* sampleIter(
     )
     yield { type: 'started', phase: 'write', total: 1 }
     await mkdir(dirname(o.out), { recursive: true })
-    await write(o.out, clip.frames, { fps: o.fps }, { signal })
+    await writers[ending](o.out, clip.frames, { fps: o.fps }, { signal })
     if (o.saveLatents !== undefined) {
       await mkdir(dirname(o.saveLatents), { recursive: true })
       await writeLatents(o.saveLatents, clip, { seed: String(o.seed), prompt: o.prompt })
@@ -120,10 +120,11 @@ export function sample(options: SampleOptions, context: SampleContext): Promise<
   return drain(sampleIter(options, context))
 }
 
-const writers: Readonly<Record<string, typeof writeVideo | typeof writeWebp>> = {
-  '.mp4': writeVideo,
-  '.webp': writeWebp,
-}
+const writers = { '.mp4': writeVideo, '.webp': writeWebp } as const satisfies Record<
+  VideoEnding,
+  unknown
+>
+const isVideoEnding = (ending: string): ending is VideoEnding => ending in writers
 
 async function chooseSize(
   {
