@@ -38,37 +38,36 @@ interface KnownAdapter {
 }
 
 /**
- * Measured on one NVIDIA H100 80GB HBM3 (docs/log.md, 2026-11-25): the kernels of a layer in a step at 512 × 512 × 41 in f16 with
- * rank 16, nothing kept but self-attention (`bench step --profile`), and the work that the memory plan counts for it, a fortieth.
+ * Measured on one NVIDIA H100 80GB HBM3 (docs/log.md, 2026-11-25): the kernels of a step at 512 × 512 × 41 in f16 with rank 16 and a
+ * uint4 base, nothing kept but self-attention (`bench step --profile`), and the work that the memory plan counts for it.
  *
- * | kind                  | counted    | ms a layer                                       |
- * | --------------------- | ---------- | ------------------------------------------------ |
- * | linears               | 11.98 TFLO | 37.9: all products took 60.6                     |
- * | their gradients       | 6.69 TFLO  | 22.7: at the 287 to 310 TFLO/s measured alone    |
- * | self-attention        | 2.60 TFLO  | 9.8                                              |
- * | its gradient          | 6.50 TFLO  | 34.8                                             |
- * | attention to the text | 0.236 TFLO | 1.7: all forward passes took 11.5                |
- * | its gradient          | 0.295 TFLO | 5.3: dq 14.4 and dk, dv 25.7 took 40.1           |
- * | norms                 | 6.87 GB    | 3.4                                              |
- * | adapters              | 6.46 GB    | 3.4                                              |
- * | all else              | 12.0 GB    | 5.0: the rates of its kernels alone, 2.1 to 2.8  |
+ * | kind                  | counted    | ms a step                                                       |
+ * | --------------------- | ---------- | --------------------------------------------------------------- |
+ * | linears, gradients    | 747 TFLO   | 2455                                                            |
+ * | self-attention        | 104 TFLO   | 408: 10.2 a layer of all 473 of forward passes                  |
+ * | its gradient          | 260 TFLO   | 1397: 34.9 a layer of 1515                                      |
+ * | attention to the text | 9.4 TFLO   | 65                                                              |
+ * | its gradient          | 11.8 TFLO  | 118                                                             |
+ * | norms                 | 275 GB     | 115                                                             |
+ * | adapters              | 259 GB     | 149                                                             |
+ * | all else              | 480 GB     | 206                                                             |
  *
- * Unpacking is the kernel alone. What the whole step took beyond the sum, 5.048 s − 4.96 s, is laid to its 6588 ops. Queueing is the
+ * Timing each kernel costs about a hundredth; rates are raised by it. Unpacking is the kernel of before alone. Queueing is the
  * `seconds.queue` of the steps of a run.
  */
 const h100: DeviceSpeed = {
-  linearFlops: 316e12,
-  linearGradFlops: 295e12,
-  attentionFlops: 265e12,
-  attentionGradFlops: 187e12,
-  textAttentionFlops: 139e12,
-  textAttentionGradFlops: 56e12,
-  normBytes: 2.02e12,
-  adapterBytes: 1.9e12,
+  linearFlops: 308e12,
+  linearGradFlops: 308e12,
+  attentionFlops: 257e12,
+  attentionGradFlops: 190e12,
+  textAttentionFlops: 148e12,
+  textAttentionGradFlops: 105e12,
+  normBytes: 2.4e12,
+  adapterBytes: 1.8e12,
   unpackedBytes: 1.8e12,
   bytes: 2.4e12,
   hostBytes: 35e9,
-  opSeconds: 13e-6,
+  opSeconds: 2e-6,
   queueSeconds: 0.11e-3,
 }
 

@@ -158,6 +158,13 @@ export function createCountingDevice({
       ? numElements(weight.shape) / (overhead === 'software' || like.dtype === 'f32' ? 1 : 2)
       : 0
   const rowsOf = ({ shape }: Tensor): number => numElements(shape.slice(0, -1))
+  /** Whether x · wᵀ takes a copy of a dense weight in another order, which kernels for tensor cores read. */
+  const isRearranged = (weight: Weight, x: Tensor): boolean =>
+    overhead === 'gpu' &&
+    !isPackedWeight(weight) &&
+    weight.dtype === 'f16' &&
+    x.dtype === 'f16' &&
+    rowsOf(x) >= 128
   /** Numbers of the scores that attention on a processor holds at once, at most `scoreBlock` at a time. */
   const scores = (q: Tensor, k: Tensor): number => {
     if (overhead !== 'software') return 0
@@ -220,10 +227,12 @@ export function createCountingDevice({
     linear(x, weight, options = {}) {
       const { adapters = [], dtype = x.dtype } = options
       countLinear(x, weight, 'linearFlops')
+      const elements = isRearranged(weight, x) ? numElements(weight.shape) : 0
+      work.unpackedBytes += 4 * elements
       work.adapterBytes += adapters.length * bytesOf(x)
       work.numOps += adapters.length
       return withScratch(
-        [unpacked(weight, x), ...adapters.map(({ a }) => rowsOf(x) * a.shape[0]!)],
+        [unpacked(weight, x) + elements / 2, ...adapters.map(({ a }) => rowsOf(x) * a.shape[0]!)],
         () => allocate([...x.shape.slice(0, -1), weight.shape[0]!], dtype),
       )
     },
