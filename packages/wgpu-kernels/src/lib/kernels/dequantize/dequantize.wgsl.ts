@@ -49,6 +49,7 @@ function placeOf({ blocked }: DequantizeVariant, perRow: number): string {
 export function dequantizeText(variant: DequantizeVariant): KernelText {
   return variant.format === 'uint4'
     ? {
+        directives: variant.y === 'f16' ? 'enable f16;' : '',
         main: forEachVector(
           variant,
           /* wgsl */ `let word = codes[i];
