@@ -162,6 +162,22 @@ describe('bad input is told before anything is loaded', () => {
     await expect(sample(small(options), { device })).rejects.toMatchObject({ code })
   })
 
+  test.each(['out', 'saveLatents'] as const)(
+    'a folder of %s that cannot be made',
+    async (option) => {
+      const file = path('a-file')
+      await writeFile(file, '')
+      const phases: string[] = []
+      const run = sampleIter(small({ [option]: join(file, 'folder', 'clip.mp4') }), { device })
+      await expect(
+        (async () => {
+          for await (const event of run) if ('phase' in event) phases.push(event.phase)
+        })(),
+      ).rejects.toMatchObject({ code: 'STAGE_NOT_A_FOLDER' })
+      expect(phases).toEqual([])
+    },
+  )
+
   test('latents of another size, or of no clear name', async () => {
     const wrong = path('wrong.safetensors')
     const tensor = { dtype: 'F32', shape: [1, 16, 1, 4, 4], data: new Float32Array(256) } as const

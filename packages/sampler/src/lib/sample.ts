@@ -1,8 +1,14 @@
-import { mkdir } from 'node:fs/promises'
+import { access, constants, mkdir } from 'node:fs/promises'
 import { dirname, extname } from 'node:path'
 import type { Device } from '@kinora/kernel-api'
 import { checkVideoOutput, readImage, writeVideo, writeWebp, type VideoEnding } from '@kinora/media'
-import { drain, parseOptions, type RunContext, type StageEvent } from '@kinora/stage'
+import {
+  codeSystemError,
+  drain,
+  parseOptions,
+  type RunContext,
+  type StageEvent,
+} from '@kinora/stage'
 import { openCheckpoint } from '@kinora/wan'
 import { checkClipSize, gridOf, sizeForImage } from './clip-size.ts'
 import { samplerErrors } from './errors.ts'
@@ -33,7 +39,8 @@ export interface SampleResult {
 
 /**
  * Generates one clip and writes it. All that can be known to be wrong is told before a network is loaded: a missing image, sides
- * that are not multiples of 16, frames that are not 4n + 1, LoRAs, latents, the ending of the file, no ffmpeg or none that writes it.
+ * that are not multiples of 16, frames that are not 4n + 1, LoRAs, latents, the ending of the file, no ffmpeg or none that writes it, a folder
+ * that cannot be written.
  */
 export async function* sampleIter(
   options: SampleOptions,
@@ -70,6 +77,8 @@ export async function* sampleIter(
     }
   }
 
+  await makeFolderOf(o.out)
+  if (o.saveLatents !== undefined) await makeFolderOf(o.saveLatents)
   const pipeline = openPipeline(checkpoint, device, {
     compute: o.compute === 'auto' ? undefined : o.compute,
     lowMemory: o.lowMemory,
@@ -95,10 +104,8 @@ export async function* sampleIter(
       { signal },
     )
     yield { type: 'started', phase: 'write', total: 1 }
-    await mkdir(dirname(o.out), { recursive: true })
     await writers[ending](o.out, clip.frames, { fps: o.fps }, { signal })
     if (o.saveLatents !== undefined) {
-      await mkdir(dirname(o.saveLatents), { recursive: true })
       await writeLatents(o.saveLatents, clip, { seed: String(o.seed), prompt: o.prompt })
     }
     yield { type: 'progress', phase: 'write', done: 1, total: 1, item: o.out }
@@ -125,6 +132,16 @@ const writers = { '.mp4': writeVideo, '.webp': writeWebp } as const satisfies Re
   unknown
 >
 const isVideoEnding = (ending: string): ending is VideoEnding => ending in writers
+
+/** Makes the folder that a file will be written to, and sees that it can be. */
+async function makeFolderOf(file: string): Promise<void> {
+  try {
+    await mkdir(dirname(file), { recursive: true })
+    await access(dirname(file), constants.W_OK)
+  } catch (error) {
+    throw codeSystemError(error, file)
+  }
+}
 
 async function chooseSize(
   {
