@@ -340,6 +340,15 @@ describe('prepareClips', () => {
     expect(cut).toHaveLength(manifest.clips.length - 1)
   })
 
+  it('fails where no file can be used, and says why in the manifest', async () => {
+    const out = join(folder, 'nothing')
+    await expect(run({ source: join(footage, 'bad'), out })).rejects.toMatchObject({
+      code: 'CLIP_PREP_NOTHING_USABLE',
+    })
+    const text = await readFile(join(out, 'manifest.jsonl'), 'utf8')
+    for (const file of await readdir(join(footage, 'bad'))) expect(text).toContain(file)
+  })
+
   it('refuses to write into the footage, and sources that are none', async () => {
     await expect(prepareClips({ source: footage, out: footage })).rejects.toMatchObject({
       code: 'CLIP_PREP_OUT_IN_SOURCE',

@@ -1,6 +1,6 @@
 import { defineErrors } from '@kinora/stage'
 
-/** Every expected failure of this package. A file that cannot be used is no failure: it is `dropped` in the manifest. */
+/** Every expected failure of this package. A file that cannot be used is no failure as long as another can: it is `dropped` in the manifest. */
 export const clipPrepErrors = defineErrors('CLIP_PREP', {
   NO_SOURCE: {
     message: (source: string) => `${source} is no folder of footage and no video file.`,
@@ -14,6 +14,13 @@ export const clipPrepErrors = defineErrors('CLIP_PREP', {
     message: (skipped: number, total: number, limit: number) =>
       `${skipped} of ${total} files were left out, more than --max-skipped ${limit} allows.`,
     fix: 'The manifest names each file with its reason. Mend or remove them, or raise --max-skipped.',
+  },
+  NOTHING_USABLE: {
+    message: (total: number) =>
+      total === 1
+        ? 'The only file could not be used.'
+        : `None of the ${total} files could be used.`,
+    fix: 'Each is named above with its reason, and in the manifest. Mend them, or give another folder.',
   },
   OUT_IN_SOURCE: {
     message: (out: string, source: string) => `${out} is the footage folder ${source} itself.`,

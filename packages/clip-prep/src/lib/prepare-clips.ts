@@ -153,6 +153,9 @@ async function* prepareLocked(
   yield { type: 'note', message: summary(manifest, files.length, numRefused) }
   if (settings.maxSkipped !== undefined && numRefused > settings.maxSkipped)
     throw clipPrepErrors.TOO_MANY_SKIPPED(numRefused, files.length, settings.maxSkipped)
+  // A shard may have got the bad files alone.
+  if (numRefused === files.length && settings.shard === undefined)
+    throw clipPrepErrors.NOTHING_USABLE(files.length)
   return manifest
 }
 
