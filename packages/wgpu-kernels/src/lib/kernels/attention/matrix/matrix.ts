@@ -24,7 +24,8 @@ const uniforms = {
   scale: 'f32',
 } as const
 
-const variants = (): readonly MatrixAttentionVariant[] => [{ ragged: false }, { ragged: true }]
+const variants = (): readonly MatrixAttentionVariant[] =>
+  [false, true].flatMap((ragged) => [false, true].map((overlapped) => ({ ragged, overlapped })))
 const rows = reads('u32', 4)
 const written = writes('u32', 4)
 
@@ -76,6 +77,7 @@ export const matrixGradQ = defineKernel<MatrixAttentionVariant>({
 
 /** Tensor-core kernels, for what `chooseAttentionUnit` finds fitting. */
 export function matrix(run: Runner): AttentionUnit {
+  const { overlapped } = run.profile
   const values = ({ B, N, M, H, scale }: AttentionCall, owned: number): Record<string, number> => ({
     N,
     M,
@@ -91,7 +93,7 @@ export function matrix(run: Runner): AttentionUnit {
       const { q, k, v, N, M } = call
       run.run(
         matrixForward,
-        { ragged: M % 32 !== 0 },
+        { ragged: M % 32 !== 0, overlapped: overlapped.has('forward') },
         { q, k, v, out, lse },
         values(call, N),
         groups(call, N),
@@ -103,14 +105,14 @@ export function matrix(run: Runner): AttentionUnit {
       const inputs = { q, k, v, dout, lse, delta }
       run.run(
         matrixGradKv,
-        { ragged: N % 16 !== 0 },
+        { ragged: N % 16 !== 0, overlapped: overlapped.has('grad-kv') },
         { ...inputs, dk, dv },
         values(call, M),
         groups(call, M),
       )
       run.run(
         matrixGradQ,
-        { ragged: M % 16 !== 0 },
+        { ragged: M % 16 !== 0, overlapped: overlapped.has('grad-q') },
         { ...inputs, dq },
         values(call, N),
         groups(call, N),

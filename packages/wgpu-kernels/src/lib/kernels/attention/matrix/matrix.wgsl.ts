@@ -22,9 +22,12 @@ import {
   zeroMatrix,
 } from '../../../wgsl/subgroup-matrix.ts'
 
-/** What decides the text: whether the streamed length fills its tiles. */
+/** What decides the text. */
 export interface MatrixAttentionVariant {
+  /** The streamed length does not fill its tiles. */
   readonly ragged: boolean
+  /** Scores of the next tile are multiplied while those of this one are weighed; else one after the other. */
+  readonly overlapped: boolean
 }
 
 export const MATRIX_ATTENTION_SIZE = 256
@@ -92,27 +95,26 @@ function storeRows(
  * largest score is more than 10.4 above all sampled ones must be rare, so what a row attends to most is sampled where it is
  * known: the tiles of the rows themselves in self-attention. Beyond them every 16th tile, of few tiles at least eight.
  */
-export function matrixForwardText({ ragged }: MatrixAttentionVariant): KernelText {
-  const scores = /* wgsl */ `
-    {
-      var s0 = ${zeroMatrix};
-      var s1 = ${zeroMatrix};
+export function matrixForwardText({ ragged, overlapped }: MatrixAttentionVariant): KernelText {
+  const multiplyScores = /* wgsl */ `
+      scores0 = ${zeroMatrix};
+      scores1 = ${zeroMatrix};
 ${lines(
   8,
   (c) => `      {
         let k_part = ${loadMatrix('left', 'row_major', 'k_tile', `member * ${16 * ROW}u + ${c * 2}u`, ROW)};
-        ${multiplyAccumulate('k_part', `q0_${c}`, 's0')}
-        ${multiplyAccumulate('k_part', `q1_${c}`, 's1')}
+        ${multiplyAccumulate('k_part', `q0_${c}`, 'scores0')}
+        ${multiplyAccumulate('k_part', `q1_${c}`, 'scores1')}
       }`,
-)}
-      // The products are keys by queries; stored by columns they lie as queries by keys.
-      ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u', 's0', 9)}
-      ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u + 144u', 's1', 9)}
-    }`
+)}`
+  // The products are keys by queries; stored by columns they lie as queries by keys.
+  const storeScores = /* wgsl */ `
+      ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u', 'scores0', 9)}
+      ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u + 144u', 'scores1', 9)}`
   const fetch = (name: string, binding: string, tile: string): string =>
     lines(2, (i) => {
       const row = `(${tile}) * ${FORWARD_TILE}u + tile_row + ${i * 16}u`
-      return `    let ${name}${i} = ${binding}[k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column];`
+      return `      ${name}${i} = ${binding}[k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column];`
     })
   const put = (tile: string, name: string): string =>
     lines(2, (i) => `    ${tile}[tile_at + ${i * 16 * ROW}u] = ${name}${i};`)
@@ -127,6 +129,65 @@ ${lines(
       ? `      let p${i} = select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${[0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')}) < vec4<u32>(u.M));`
       : `      let p${i} = ${weight};`
   })
+  const weighScores = /* wgsl */ `
+      {
+        ${ragged ? `let key = vec4<u32>(t * ${FORWARD_TILE}u + half * 16u);` : ''}
+${readScores}
+${weigh}
+        let p = p0 + p1 + p2 + p3;
+        let tile_sum = (p.x + p.y) + (p.z + p.w);
+        sum += tile_sum;
+        most = max(most, tile_sum);
+        weights[weight_at] = ${packHalves('p0', 'p1')};
+        weights[weight_at + 1u] = ${packHalves('p2', 'p3')};
+      }`
+  const addValues = lines(
+    2,
+    (f) => `      {
+        let p0 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${f * 2}u`, 5)};
+        let p1 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${80 + f * 2}u`, 5)};
+${lines(
+  4,
+  (j) => `        {
+          let v_part = ${loadMatrix('right', 'row_major', 'v_tile', `member * 8u + ${f * 16 * ROW + j * 2}u`, ROW)};
+          ${multiplyAccumulate('p0', 'v_part', `o0_${j}`)}
+          ${multiplyAccumulate('p1', 'v_part', `o1_${j}`)}
+        }`,
+)}
+      }`,
+  )
+  const serialTiles = /* wgsl */ `
+    for (var t = 0u; t < tiles; t++) {
+${multiplyScores}
+${storeScores}
+      workgroupBarrier();
+${fetch('v_next', 'v', 't')}
+${fetch('k_next', 'k', 'min(t + 1u, tiles - 1u)')}
+${weighScores}
+${put('v_tile', 'v_next')}
+${put('k_tile', 'k_next')}
+      workgroupBarrier();
+${addValues}`
+  // Between two barriers there are always products, for the tensor cores, and something else for the rest.
+  const overlappedTiles = /* wgsl */ `
+${fetch('k_next', 'k', 'min(1u, tiles - 1u)')}
+${fetch('v_next', 'v', '0u')}
+${multiplyScores}
+${storeScores}
+    workgroupBarrier();
+${put('k_tile', 'k_next')}
+    workgroupBarrier();
+    for (var t = 0u; t < tiles; t++) {
+${multiplyScores}
+${weighScores}
+${put('v_tile', 'v_next')}
+${fetch('k_next', 'k', 'min(t + 2u, tiles - 1u)')}
+      workgroupBarrier();
+${fetch('v_next', 'v', 'min(t + 1u, tiles - 1u)')}
+${addValues}
+${storeScores}
+${put('k_tile', 'k_next')}
+      workgroupBarrier();`
   // A weight that f16 cannot hold, seen by any invocation so far.
   const tellOverflow = /* wgsl */ `
         {
@@ -163,6 +224,9 @@ ${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
   var maximum = 0.0;
   var sum = 0.0;
   var most = 0.0;
+  var scores0 = ${zeroMatrix};
+  var scores1 = ${zeroMatrix};
+${lines(2, (i) => `  var k_next${i}: vec4<u32>; var v_next${i}: vec4<u32>;`)}
   for (var attempt = 0u; attempt < 2u; attempt++) {
     let skip = select(1u, clamp(tiles / 8u, 1u, 16u), attempt == 0u);
     let near = select(0u, ${MATRIX_ATTENTION_BLOCK / FORWARD_TILE + 1}u, attempt == 0u && u.N == u.M);
@@ -173,7 +237,8 @@ ${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
 ${fetch('k_next', 'k', 't')}
 ${put('k_tile', 'k_next')}
       workgroupBarrier();
-${scores}
+${multiplyScores}
+${storeScores}
       workgroupBarrier();
       {
 ${readScores}
@@ -188,45 +253,10 @@ ${readScores}
     sum = 0.0;
     most = 0.0;
 ${lines(2, (i) => lines(4, (j) => `    o${i}_${j} = ${zeroMatrix};`))}
-    {
 ${fetch('k_next', 'k', '0u')}
 ${put('k_tile', 'k_next')}
-    }
     workgroupBarrier();
-    for (var t = 0u; t < tiles; t++) {
-${scores}
-      workgroupBarrier();
-${fetch('v_next', 'v', 't')}
-${fetch('k_next', 'k', 'min(t + 1u, tiles - 1u)')}
-      {
-        ${ragged ? `let key = vec4<u32>(t * ${FORWARD_TILE}u + half * 16u);` : ''}
-${readScores}
-${weigh}
-        let p = p0 + p1 + p2 + p3;
-        let tile_sum = (p.x + p.y) + (p.z + p.w);
-        sum += tile_sum;
-        most = max(most, tile_sum);
-        weights[weight_at] = ${packHalves('p0', 'p1')};
-        weights[weight_at + 1u] = ${packHalves('p2', 'p3')};
-      }
-${put('v_tile', 'v_next')}
-${put('k_tile', 'k_next')}
-      workgroupBarrier();
-${lines(
-  2,
-  (f) => `      {
-        let p0 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${f * 2}u`, 5)};
-        let p1 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${80 + f * 2}u`, 5)};
-${lines(
-  4,
-  (j) => `        {
-          let v_part = ${loadMatrix('right', 'row_major', 'v_tile', `member * 8u + ${f * 16 * ROW + j * 2}u`, ROW)};
-          ${multiplyAccumulate('p0', 'v_part', `o0_${j}`)}
-          ${multiplyAccumulate('p1', 'v_part', `o1_${j}`)}
-        }`,
-)}
-      }`,
-)}
+${overlapped ? overlappedTiles : serialTiles}
       if (attempt == 0u && t % 32u == 31u) {
 ${tellOverflow}
         if (workgroupUniformLoad(&overflowed) != 0u) { break; }
@@ -284,17 +314,105 @@ ${load(second)}
  * `dk` and `dv`. The workgroup owns keys and streams queries. Member 0 computes Sᵀ = K Qᵀ and dV += Pᵀ dO, member 1 computes
  * dPᵀ = V dOᵀ and dK += dSᵀ Q: the index selects fragments, tile and strip, so neither branches.
  */
-export function matrixGradKvText({ ragged }: MatrixAttentionVariant): KernelText {
+export function matrixGradKvText({ ragged, overlapped }: MatrixAttentionVariant): KernelText {
+  const TILE = BACKWARD_TILE * ROW
+  /** Tiles of Q and dO in workgroup memory. */
+  const stages = overlapped ? 3 : 2
   const fetch = (tile: string): string => {
     const row = `(${tile}) * ${BACKWARD_TILE}u + tile_row`
-    return `    let at_next = q0 + ${ragged ? `min(${row}, u.N - 1u)` : `(${row})`} * stride + tile_column;
-    let q_next = q[at_next]; let d_next = dout[at_next];`
+    return `    {
+      let at_next = q0 + ${ragged ? `min(${row}, u.N - 1u)` : `(${row})`} * stride + tile_column;
+      q_next = q[at_next]; d_next = dout[at_next];
+    }`
   }
-  const TILE = BACKWARD_TILE * ROW
+  const put = (stage: string): string =>
+    `    tiles[${stage} + tile_at] = q_next; tiles[${stage} + tile_at + ${TILE}u] = d_next;`
+  const multiplyScores = (stage: string): string => /* wgsl */ `
+    scores0 = ${zeroMatrix};
+    scores1 = ${zeroMatrix};
+${lines(
+  8,
+  (c) => `    {
+      let part = ${loadMatrix('right', 'col_major', 'tiles', `${stage} + member * ${TILE}u + ${c * 2}u`, ROW)};
+      ${multiplyAccumulate(`a0_${c}`, 'part', 'scores0')}
+      ${multiplyAccumulate(`a1_${c}`, 'part', 'scores1')}
+    }`,
+)}`
+  const storeScores = /* wgsl */ `
+    ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u', 'scores0', 33)}
+    ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u + 4u', 'scores1', 33)}`
+  // Read early: they come from afar.
+  const readQuery = /* wgsl */ `
+    let query_index = ${ragged ? `min(t * ${BACKWARD_TILE}u + query, u.N - 1u)` : `t * ${BACKWARD_TILE}u + query`};
+    let log_sum = ${SHIFT}.0 - lse[head_index * u.N + query_index] * ${LOG2E};
+    let offset = vec4<f32>(${ragged ? `select(log_sum, -1e30, t * ${BACKWARD_TILE}u + query >= u.N)` : 'log_sum'});
+    let delta_row = vec4<f32>(delta[head_index * u.N + query_index]);`
+  const weigh = /* wgsl */ `
+    {
+${lines(
+  2,
+  (i) => `      let p${i} = exp2(fma(bitcast<vec4<f32>>(strip[score_at + ${i}u]), scale, offset));
+      let ds${i} = p${i} * (bitcast<vec4<f32>>(strip[score_at + ${528 + i}u]) - delta_row);`,
+)}
+      strip[weight_at] = ${packHalves('p0', 'p1')};
+      strip[weight_at + 528u] = ${packHalves('ds0', 'ds1')};
+    }`
+  const addGradients = (stage: string): string => /* wgsl */ `
+    {
+      let w0 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 1u + pair * 8u', 33)};
+      let w1 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 5u + pair * 8u', 33)};
+${lines(
+  8,
+  (j) => `      {
+        let part = ${loadMatrix('right', 'row_major', 'tiles', `${stage} + (1u - member) * ${TILE}u + ${j * 2}u`, ROW)};
+        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
+        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
+      }`,
+)}
+    }`
+  const serial = /* wgsl */ `
+  for (var t = 0u; t < num_tiles; t++) {
+    let now = (t & 1u) * ${2 * TILE}u;
+    let then = ${2 * TILE}u - now;
+${readQuery}
+${multiplyScores('now')}
+${storeScores}
+${fetch(`min(t + 1u, num_tiles - 1u)`)}
+    workgroupBarrier();
+${weigh}
+${put('then')}
+    workgroupBarrier();
+${addGradients('now')}
+  }`
+  // A subgroup stores scores where it alone has read weights, so they may follow its products without a barrier.
+  const ahead = /* wgsl */ `
+  var now = 0u;
+  var next = ${2 * TILE}u;
+  var then = ${4 * TILE}u;
+${fetch('min(1u, num_tiles - 1u)')}
+${multiplyScores('now')}
+${storeScores}
+${put('next')}
+  workgroupBarrier();
+  for (var t = 0u; t < num_tiles; t++) {
+${readQuery}
+${multiplyScores('next')}
+${weigh}
+${fetch('min(t + 2u, num_tiles - 1u)')}
+    workgroupBarrier();
+${addGradients('now')}
+${storeScores}
+${put('then')}
+    workgroupBarrier();
+    let done = now;
+    now = next;
+    next = then;
+    then = done;
+  }`
   return {
     directives: subgroupMatrixDirectives,
     declarations: /* wgsl */ `
-var<workgroup> tiles: array<vec4<u32>, ${4 * TILE}>;
+var<workgroup> tiles: array<vec4<u32>, ${stages * 2 * TILE}>;
 var<workgroup> strip: array<vec4<u32>, 1056>;`,
     main: /* wgsl */ `
 ${heads}
@@ -308,58 +426,14 @@ ${heads}
   let scale = vec4<f32>(u.scale * ${LOG2E});
 ${ownFragments(['k', 'k0'], ['v', 'k0'])}
 ${lines(2, (i) => lines(8, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
-  {
+  var scores0 = ${zeroMatrix};
+  var scores1 = ${zeroMatrix};
+  var q_next: vec4<u32>;
+  var d_next: vec4<u32>;
 ${fetch('0u')}
-    tiles[tile_at] = q_next; tiles[tile_at + ${TILE}u] = d_next;
-  }
+${put('0u')}
   workgroupBarrier();
-  for (var t = 0u; t < num_tiles; t++) {
-    let now = (t & 1u) * ${2 * TILE}u;
-    let then = ${2 * TILE}u - now;
-    let query_index = ${ragged ? `min(t * ${BACKWARD_TILE}u + query, u.N - 1u)` : `t * ${BACKWARD_TILE}u + query`};
-    let log_sum = ${SHIFT}.0 - lse[head_index * u.N + query_index] * ${LOG2E};
-    let offset = vec4<f32>(${ragged ? `select(log_sum, -1e30, t * ${BACKWARD_TILE}u + query >= u.N)` : 'log_sum'});
-    let delta_row = vec4<f32>(delta[head_index * u.N + query_index]);
-    {
-      var s0 = ${zeroMatrix};
-      var s1 = ${zeroMatrix};
-${lines(
-  8,
-  (c) => `      {
-        let part = ${loadMatrix('right', 'col_major', 'tiles', `now + member * ${TILE}u + ${c * 2}u`, ROW)};
-        ${multiplyAccumulate(`a0_${c}`, 'part', 's0')}
-        ${multiplyAccumulate(`a1_${c}`, 'part', 's1')}
-      }`,
-)}
-      ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u', 's0', 33)}
-      ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u + 4u', 's1', 33)}
-    }
-${fetch(`min(t + 1u, num_tiles - 1u)`)}
-    workgroupBarrier();
-    {
-${lines(
-  2,
-  (i) => `      let p${i} = exp2(fma(bitcast<vec4<f32>>(strip[score_at + ${i}u]), scale, offset));
-      let ds${i} = p${i} * (bitcast<vec4<f32>>(strip[score_at + ${528 + i}u]) - delta_row);`,
-)}
-      tiles[then + tile_at] = q_next; tiles[then + tile_at + ${TILE}u] = d_next;
-      strip[weight_at] = ${packHalves('p0', 'p1')};
-      strip[weight_at + 528u] = ${packHalves('ds0', 'ds1')};
-    }
-    workgroupBarrier();
-    {
-      let w0 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 1u + pair * 8u', 33)};
-      let w1 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 5u + pair * 8u', 33)};
-${lines(
-  8,
-  (j) => `      {
-        let part = ${loadMatrix('right', 'row_major', 'tiles', `now + (1u - member) * ${TILE}u + ${j * 2}u`, ROW)};
-        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
-        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
-      }`,
-)}
-    }
-  }
+${overlapped ? ahead : serial}
   workgroupBarrier();
   let unscale = select(1.0, u.scale, member == 1u) * ${2 ** -SHIFT};
 ${storeRows(
@@ -377,23 +451,102 @@ ${storeRows(
  * `dq`. The workgroup owns queries and streams keys. Member 0 computes S = Q Kᵀ, member 1 dP = dO Vᵀ; then each adds
  * dS K to 64 of the 128 channels.
  */
-export function matrixGradQText({ ragged }: MatrixAttentionVariant): KernelText {
+export function matrixGradQText({ ragged, overlapped }: MatrixAttentionVariant): KernelText {
   const TILE = BACKWARD_TILE * ROW
+  // K is read before and after its values wait in registers, so it has a tile more than V, which has one.
+  const tilesK = overlapped ? 3 : 2
   const fetch = (tile: string): string => {
     const row = `(${tile}) * ${BACKWARD_TILE}u + tile_row`
-    return `    let at_next = k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column;
-    let k_next = k[at_next]; let v_next = v[at_next];`
+    return `    {
+      let at_next = k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column;
+      k_next = k[at_next]; v_next = v[at_next];
+    }`
   }
+  const put = (stage: string): string =>
+    `    tiles[${stage} + tile_at] = k_next; tiles[tile_at + ${tilesK * TILE}u] = v_next;`
   const score = (i: number): string => {
     const weight = `exp2(fma(bitcast<vec4<f32>>(strip[score_at + ${i}u]), scale, offset))`
     return ragged
       ? `select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${[0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')}) < vec4<u32>(u.M))`
       : weight
   }
+  const multiplyScores = (stage: string): string => /* wgsl */ `
+    scores0 = ${zeroMatrix};
+    scores1 = ${zeroMatrix};
+    {
+      let tile = select(${stage}, ${tilesK * TILE}u, member == 1u);
+${lines(
+  8,
+  (c) => `      {
+        let part = ${loadMatrix('right', 'col_major', 'tiles', `tile + ${c * 2}u`, ROW)};
+        ${multiplyAccumulate(`a0_${c}`, 'part', 'scores0')}
+        ${multiplyAccumulate(`a1_${c}`, 'part', 'scores1')}
+      }`,
+)}
+    }`
+  const storeScores = /* wgsl */ `
+    ${storeMatrix('row_major', 'strip', 'strip_first', 'scores0', 5)}
+    ${storeMatrix('row_major', 'strip', 'strip_first + 80u', 'scores1', 5)}`
+  const weigh = /* wgsl */ `
+    {
+      ${ragged ? `let key = vec4<u32>(t * ${BACKWARD_TILE}u + half * 8u);` : ''}
+${lines(2, (i) => `      let ds${i} = ${score(i)} * (bitcast<vec4<f32>>(strip[score_at + ${640 + i}u]) - delta_row);`)}
+      weights[own_row * 3u + half] = ${packHalves('ds0', 'ds1')};
+    }`
+  const addGradients = (stage: string): string => /* wgsl */ `
+    {
+      let w0 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u', 3)};
+      let w1 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u + 48u', 3)};
+${lines(
+  4,
+  (j) => `      {
+        let part = ${loadMatrix('right', 'row_major', 'tiles', `${stage} + member * 8u + ${j * 2}u`, ROW)};
+        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
+        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
+      }`,
+)}
+    }`
+  const serial = /* wgsl */ `
+  for (var t = 0u; t < num_tiles; t++) {
+    let now = (t & 1u) * ${TILE}u;
+    let then = ${TILE}u - now;
+${fetch(`min(t + 1u, num_tiles - 1u)`)}
+${multiplyScores('now')}
+${storeScores}
+    workgroupBarrier();
+${weigh}
+${put('then')}
+    workgroupBarrier();
+${addGradients('now')}
+  }`
+  const ahead = /* wgsl */ `
+  var now = 0u;
+  var next = ${TILE}u;
+  var then = ${2 * TILE}u;
+${fetch('min(1u, num_tiles - 1u)')}
+${multiplyScores('now')}
+${storeScores}
+  workgroupBarrier();
+${put('next')}
+  workgroupBarrier();
+  for (var t = 0u; t < num_tiles; t++) {
+${multiplyScores('next')}
+${weigh}
+${fetch('min(t + 2u, num_tiles - 1u)')}
+    workgroupBarrier();
+${addGradients('now')}
+${storeScores}
+${put('then')}
+    workgroupBarrier();
+    let done = now;
+    now = next;
+    next = then;
+    then = done;
+  }`
   return {
     directives: subgroupMatrixDirectives,
     declarations: /* wgsl */ `
-var<workgroup> tiles: array<vec4<u32>, ${3 * TILE}>;
+var<workgroup> tiles: array<vec4<u32>, ${(tilesK + 1) * TILE}>;
 var<workgroup> strip: array<vec4<u32>, 1280>;
 var<workgroup> weights: array<vec4<u32>, 384>;`,
     main: /* wgsl */ `
@@ -408,52 +561,14 @@ ${heads}
   let delta_row = vec4<f32>(delta[head_index * u.N + first + own_row]);
 ${ownFragments(['q', 'q0'], ['dout', 'q0'])}
 ${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
-  {
+  var scores0 = ${zeroMatrix};
+  var scores1 = ${zeroMatrix};
+  var k_next: vec4<u32>;
+  var v_next: vec4<u32>;
 ${fetch('0u')}
-    tiles[tile_at] = k_next; tiles[tile_at + ${2 * TILE}u] = v_next;
-  }
+${put('0u')}
   workgroupBarrier();
-  for (var t = 0u; t < num_tiles; t++) {
-    // K is read before and after its values wait in registers, so it has two tiles; V has one.
-    let now = (t & 1u) * ${TILE}u;
-    let then = ${TILE}u - now;
-${fetch(`min(t + 1u, num_tiles - 1u)`)}
-    {
-      let tile = select(now, ${2 * TILE}u, member == 1u);
-      var s0 = ${zeroMatrix};
-      var s1 = ${zeroMatrix};
-${lines(
-  8,
-  (c) => `      {
-        let part = ${loadMatrix('right', 'col_major', 'tiles', `tile + ${c * 2}u`, ROW)};
-        ${multiplyAccumulate(`a0_${c}`, 'part', 's0')}
-        ${multiplyAccumulate(`a1_${c}`, 'part', 's1')}
-      }`,
-)}
-      ${storeMatrix('row_major', 'strip', 'strip_first', 's0', 5)}
-      ${storeMatrix('row_major', 'strip', 'strip_first + 80u', 's1', 5)}
-    }
-    workgroupBarrier();
-    {
-      ${ragged ? `let key = vec4<u32>(t * ${BACKWARD_TILE}u + half * 8u);` : ''}
-${lines(2, (i) => `      let ds${i} = ${score(i)} * (bitcast<vec4<f32>>(strip[score_at + ${640 + i}u]) - delta_row);`)}
-      weights[own_row * 3u + half] = ${packHalves('ds0', 'ds1')};
-    }
-    tiles[then + tile_at] = k_next; tiles[tile_at + ${2 * TILE}u] = v_next;
-    workgroupBarrier();
-    {
-      let w0 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u', 3)};
-      let w1 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u + 48u', 3)};
-${lines(
-  4,
-  (j) => `      {
-        let part = ${loadMatrix('right', 'row_major', 'tiles', `now + member * 8u + ${j * 2}u`, ROW)};
-        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
-        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
-      }`,
-)}
-    }
-  }
+${overlapped ? ahead : serial}
   workgroupBarrier();
   let unscale = u.scale * ${2 ** -SHIFT};
 ${storeRows(

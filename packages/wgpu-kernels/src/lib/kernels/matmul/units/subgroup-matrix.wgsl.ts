@@ -59,7 +59,7 @@ const plainRow = (blockN: number): number => blockN / 8 + 1
 export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const { layout, bias, sideWidth, y } = variant
   const schedule = variant.schedule as SubgroupMatrixSchedule
-  const { blockM, blockN, depthA, K, lda, ldb } = schedule
+  const { blockM, blockN, depthA, spread, K, lda, ldb } = schedule
   const isBlocked = layout === 'nt'
   const subgroupsN = blockN / TILE
   const size = subgroupMatrixSize(schedule)
@@ -75,16 +75,23 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const steps = K / STEP
   const subSteps = depthA / STEP
   const stepB = isBlocked ? ldb * STEP_VECTORS : (STEP * ldb) / 8
-  const fetchA = lines(
-    loadsA,
-    (i) => `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + step_a * ${a.vectors}u];`,
+  const fetchesA = Array.from(
+    { length: loadsA },
+    (_, i) => `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + step_a * ${a.vectors}u];`,
   )
   const addressB = (i: number): number =>
     isBlocked ? i * size : ((i * size) / vectorsN) * (ldb / 8)
-  const fetchB = lines(
-    loadsB,
-    (i) => `    b_next${i} = b[b_at + ${addressB(i)}u + step_b * ${stepB}u];`,
+  const fetchesB = Array.from(
+    { length: loadsB },
+    (_, i) => `    b_next${i} = b[b_at + ${addressB(i)}u + step_b * ${stepB}u];`,
   )
+  /** Loads that go with a sub step: of `a` a share, or all with the last. */
+  const fetches = (subStep: number): string[] => {
+    const share = spread ? loadsA / subSteps : loadsA
+    const first = spread ? subStep * share : 0
+    const isDue = spread || subStep === subSteps - 1
+    return [...(isDue ? fetchesA.slice(first, first + share) : []), ...fetchesB]
+  }
   const storeA = lines(
     loadsA,
     (i) => `    tiles[put_a + ${i * (size + size / (FRAGMENTS * a.vectors))}u] = a_next${i};`,
@@ -96,9 +103,11 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
     return `    tiles[put_b + ${at}u] = b_next${i};`
   })
 
-  /** Multiplies the step of `b` with the same step of what there is of `a`. */
-  const multiply = (subStep: number): string =>
-    lines(STEP / 16, (k) => {
+  /** Multiplies the step of `b` with the same step of what there is of `a`; loads may stand among the first half of the products. */
+  const multiply = (subStep: number, loads: readonly string[] = []): string => {
+    const groups = (STEP / 16) * FRAGMENTS
+    const perGroup = Math.ceil(loads.length / (groups / 2))
+    return lines(STEP / 16, (k) => {
       const column = subStep * STEP_VECTORS + k * 2
       const fragmentB = (j: number): string =>
         isBlocked
@@ -116,6 +125,10 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
               `fragment_b + ${k * 16 * rowB + j * 2}u`,
               rowB,
             )
+      const loadsOf = (j: number): string => {
+        const group = k * FRAGMENTS + j
+        return loads.slice(group * perGroup, (group + 1) * perGroup).join('\n')
+      }
       return `    {
 ${lines(FRAGMENTS, (i) => `      let a${i} = ${loadMatrix('left', 'row_major', 'tiles', `fragment_a + ${i * a.vectors + column}u`, a.pitch)};`)}
 ${lines(
@@ -123,10 +136,12 @@ ${lines(
   (j) => `      {
         let b0 = ${fragmentB(j)};
 ${lines(FRAGMENTS, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${j}`)}`)}
-      }`,
+      }
+${loadsOf(j)}`,
 )}
     }`
     })
+  }
 
   const sideB = isBlocked
     ? `for (var q = local; q < ${blockN * STEP_VECTORS}u; q += ${size}u) {
@@ -237,10 +252,10 @@ ${lines(FRAGMENTS, (i) => lines(FRAGMENTS, (j) => `  var c${i}_${j} = ${zeroMatr
   {
     let step_a = 0u;
     let step_b = 0u;
-${fetchA}
-${fetchB}
+${[...fetchesA, ...fetchesB].join('\n')}
   }
   for (var k = 0u; k < ${steps / subSteps}u; k++) {
+    let step_a = min(k + 1u, ${steps / subSteps - 1}u);
 ${storeA}
 ${lines(
   subSteps,
@@ -248,14 +263,7 @@ ${lines(
 ${storeB}
     workgroupBarrier();
     let step_b = min(k * ${subSteps}u + ${s + 1}u, ${steps - 1}u);
-${
-  s === subSteps - 1
-    ? `    let step_a = min(k + 1u, ${steps / subSteps - 1}u);
-${fetchA}`
-    : ''
-}
-${fetchB}
-${multiply(s)}
+${spread ? multiply(s, fetches(s)) : `${fetches(s).join('\n')}\n${multiply(s)}`}
     workgroupBarrier();
   }`,
 )}
