@@ -81,6 +81,29 @@ describe('a machine that lacks something', () => {
     expect(exitCode).toBe(1)
   })
 
+  it('says what a backend says while it opens, and asks it to tune for training alone', async () => {
+    await makeClip(join(folder, 'clips/a.mp4'))
+    const backend = join(folder, 'node_modules/loud-kernels')
+    await mkdir(backend, { recursive: true })
+    await writeFile(join(backend, 'package.json'), '{ "type": "module", "exports": "./index.js" }')
+    await writeFile(
+      join(backend, 'index.js'),
+      `export async function openDevice({ tune, onNote }) {
+        onNote('Warming up, tune ' + tune)
+        await new Promise((resolve) => setTimeout(resolve, 50))
+        onNote('Still warming up')
+        throw new Error('It broke.')
+      }`,
+    )
+    const run = async (args: string[]): Promise<string> =>
+      (await runKinora([...args, '--backend', 'loud-kernels'], { cwd: folder })).stderr
+    const job = await writeJob()
+    const train = await run(['train', job])
+    expect(train).toMatch(/Warming up, tune true\n[^]*Still warming up\n[^]*It broke\./)
+    expect(await run(['train', job, '--no-tune'])).toContain('tune false')
+    expect(await run(['cache', job])).toContain('tune undefined')
+  })
+
   it('says that no adapter opens, and computes on the processor unless a backend was asked for', async () => {
     const none = join(folder, 'no-driver.json')
     const env = { VK_DRIVER_FILES: none, VK_ICD_FILENAMES: none, DAWNNODE_BACKEND: 'vulkan' }

@@ -23,6 +23,12 @@ const trainOptions = z.strictObject({
     ),
   vram: vramOption,
   ...backendOptions,
+  tune: z
+    .boolean()
+    .default(true)
+    .describe(
+      'Find out first which kernels for tensor cores are fastest on this adapter: up to a minute, once for a driver and version.',
+    ),
 })
 
 /** `kinora train`: plan, cache, train, with previews through sampler. */

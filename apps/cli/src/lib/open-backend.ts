@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import type { Device, OpenDevice } from '@kinora/kernel-api'
+import type { Device, OpenDevice, OpenDeviceOptions } from '@kinora/kernel-api'
 import type { StageEvent } from '@kinora/stage'
 import { deviceMemory, usableBytes } from '@kinora/trainer-core'
 import { hasCodeAndFix } from '@kinora/stage/bin'
@@ -39,22 +39,19 @@ export const vramOption = z
 export interface BackendChoice {
   backend?: string | undefined
   adapter?: string | undefined
+  /** The work will be long enough to find out first which kernels are fastest. */
+  tune?: boolean | undefined
 }
 
 /** Opens the device that the options ask for, and says which one and why. Destroy it when done. */
 export async function* openBackendIter({
   backend = 'auto',
   adapter,
+  tune,
 }: BackendChoice): AsyncGenerator<StageEvent, Device> {
-  if (backend !== 'auto') {
-    const device = await (await loadBackend(backend))({ adapter })
-    yield take(device)
-    return device
-  }
+  if (backend !== 'auto') return yield* open(backend, { adapter, tune })
   try {
-    const device = await (await loadBackend(wgpuKernels))({ adapter })
-    yield take(device)
-    return device
+    return yield* open(wgpuKernels, { adapter, tune })
   } catch (error) {
     // An adapter asked for by name is not replaced by something else.
     if (!hasCodeAndFix(error) || adapter !== undefined) throw error
@@ -65,7 +62,34 @@ export async function* openBackendIter({
       fix: error.fix,
     }
   }
-  const device = await (await loadBackend(cpuKernels))({})
+  return yield* open(cpuKernels, {})
+}
+
+/** Opens a backend's device, and tells what it says meanwhile as it says it. */
+async function* open(
+  backend: string,
+  options: OpenDeviceOptions,
+): AsyncGenerator<StageEvent, Device> {
+  const openDevice = await loadBackend(backend)
+  const notes: string[] = []
+  let wake = (): void => {}
+  const onNote = (message: string): void => {
+    notes.push(message)
+    wake()
+  }
+  let isOpen = false
+  const ended = (): void => {
+    isOpen = true
+    wake()
+  }
+  const opening = openDevice({ ...options, onNote })
+  opening.then(ended, ended)
+  while (!isOpen || notes.length > 0) {
+    const message = notes.shift()
+    if (message !== undefined) yield { type: 'note', message }
+    else await new Promise<void>((resolve) => (wake = resolve))
+  }
+  const device = await opening
   yield take(device)
   return device
 }

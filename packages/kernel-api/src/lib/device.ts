@@ -123,6 +123,13 @@ export interface OpenDeviceOptions {
   adapter?: string | undefined
   /** Checks bounds and validates every call: slower, for bug reports and tests. */
   robust?: boolean | undefined
+  /**
+   * The work will be long: a backend that can may measure first which of its kernels are fastest here, up to a minute, and keep
+   * the answer. Results do not depend on it.
+   */
+  tune?: boolean | undefined
+  /** Hears what a user should know while the device opens. */
+  onNote?: ((message: string) => void) | undefined
 }
 /** What a backend package exports by the name `openDevice`: the one line that changes when the kernels are swapped. */
 export type OpenDevice = (options?: OpenDeviceOptions) => Promise<Device>

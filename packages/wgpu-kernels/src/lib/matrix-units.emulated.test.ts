@@ -190,12 +190,14 @@ describe('linear on subgroup matrices', () => {
     )
   }
 
+  let first: ArrayLike<number>[] | undefined
   for (const block of Object.keys(matrixBlocks) as MatrixBlockName[]) {
     it(
-      `in blocks of ${block}`,
+      `in blocks of ${block}, all with the same answer`,
       async () => {
         const on = createDevice(createEmulatedGpu(), emulatedAdapterInfo, { overrides: { block } })
         const [M, N, K] = [264, 192, 136] as const
+        stream = 100
         const x = put([M, N], 'f16', 1, on)
         const w = put([K, N], 'f16', 1 / 8, on)
         const y = on.ops.linear(x.tensor, w.tensor)
@@ -207,6 +209,9 @@ describe('linear on subgroup matrices', () => {
         const { dx } = on.ops.linearGrad(dy.tensor, input.tensor, back.tensor, { needsX: true })
         const want = reference.linearGrad(dy.values, input.values, back.values)
         expect(await distance(dx!, want.dx, on)).toBeLessThan(1e-3)
+        const answers = [await on.read(y), await on.read(dx!)]
+        first ??= answers
+        expect(answers).toEqual(first)
       },
       SLOW,
     )
@@ -260,3 +265,24 @@ describe.each([
     SLOW,
   )
 })
+
+it(
+  'attention on subgroup matrices gives the same answer in either order',
+  async () => {
+    const answers: ArrayLike<number>[][] = []
+    for (const overlapped of [[], attentionPasses]) {
+      const on = createDevice(createEmulatedGpu(), emulatedAdapterInfo, {
+        overrides: { overlapped: new Set(overlapped) },
+      })
+      stream = 200
+      const [q, k, v, dout] = [1, 2, 3, 4].map(
+        () => put([1, 133, 1, 128], 'f16', 1, on).tensor,
+      ) as [Tensor, Tensor, Tensor, Tensor]
+      const { out, lse } = on.ops.attention(q, k, v)
+      const { dq, dk, dv } = on.ops.attentionGrad(dout, { q, k, v, out, lse })
+      answers.push(await Promise.all([out, lse, dq, dk, dv].map((tensor) => on.read(tensor))))
+    }
+    expect(answers[1]).toEqual(answers[0])
+  },
+  SLOW,
+)

@@ -17,12 +17,8 @@ export interface OpenDawnOptions extends OpenDeviceOptions {
   profile?: boolean | undefined
   /** Treats the adapter as less than it is. */
   overrides?: ProfileOverrides | undefined
-  /** Measures which blocks of matrix products are fastest here, where that is not known: half a minute, once. */
-  tune?: boolean | undefined
   /** File of what is known of adapters, `false` for none; in the user's cache folder unless given. */
   tuningFile?: string | false | undefined
-  /** Hears of kernels that failed their self-test, and of a damaged tuning file. A process warning unless given. */
-  onNote?: ((message: string) => void) | undefined
 }
 
 /** Toggles that trade checks for speed; the robust mode leaves them out. */

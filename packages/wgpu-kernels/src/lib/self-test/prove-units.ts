@@ -1,4 +1,4 @@
-import type { Device, Tensor } from '@kinora/kernel-api'
+import type { Device } from '@kinora/kernel-api'
 import { isCodedError } from '@kinora/stage'
 
 import type { AdapterProfile, Findings } from '../device/adapter-profile.ts'
@@ -6,14 +6,8 @@ import { assembleKernel, type Kernel } from '../program/define-kernel.ts'
 import { matrixForward, matrixGradKv, matrixGradQ } from '../kernels/attention/matrix/matrix.ts'
 import { convMatrixKernel } from '../kernels/conv3d/matrix/matrix.ts'
 import { matmulKernel } from '../kernels/matmul/matmul.ts'
-import { attentionPasses, type AttentionPass } from '../tuning/attention-schedule.ts'
-import {
-  hasMatrixUnit,
-  matrixBlocks,
-  matrixUnits,
-  type MatrixBlockName,
-  type MatrixUnitName,
-} from '../tuning/matrix-unit.ts'
+import { findFastest } from './find-fastest.ts'
+import { hasMatrixUnit, matrixUnits, type MatrixUnitName } from '../tuning/matrix-unit.ts'
 import { tuningKey, type TuningCache } from '../tuning/tuning-cache.ts'
 import { knownAnswers } from './known-answers.ts'
 
@@ -88,9 +82,15 @@ export async function proveUnits(
     }
   }
   let { block, overlapped } = known ?? {}
-  if (tune && hasMatrixUnit(profile, 'linear')) block ??= await fastestBlock(device, profile)
+  if (tune && (block === undefined || overlapped === undefined)) {
+    onNote?.(
+      `Measuring which kernels are fastest on ${profile.device}: up to a minute, once for each driver and version.`,
+    )
+    const isRight = async (unit: MatrixUnitName): Promise<boolean> =>
+      (await faultOf(device, unit)) === undefined
+    ;({ block, overlapped } = await findFastest(device, profile, isRight))
+  }
   if (block !== undefined) profile.block = block
-  if (tune) overlapped ??= await fasterOverlapped(device, profile)
   for (const pass of overlapped ?? []) profile.overlapped.add(pass)
   if (!known || block !== known.block || overlapped !== known.overlapped) {
     await cache?.save(key, {
@@ -98,91 +98,5 @@ export async function proveUnits(
       block,
       overlapped,
     })
-  }
-}
-
-/** What is measured: 41 frames of 512 × 512, by the width of the 14B model and by a few of its heads. */
-const [ROWS, WIDTH, HEADS, HEAD] = [11264, 5120, 8, 128] as const
-const REPEATS = 4
-/** What another way must win by, which noise does not. */
-const CLEARLY = 0.98
-
-/** Milliseconds of work, the least of three; the first run compiles. */
-async function leastTime(device: Device, queue: () => void): Promise<number> {
-  const run = async (): Promise<number> => {
-    const start = performance.now()
-    device.scope(() => {
-      for (let i = 0; i < REPEATS; i++) queue()
-    })
-    await device.sync()
-    return performance.now() - start
-  }
-  await run()
-  return Math.min(await run(), await run(), await run())
-}
-
-/** The block with which both layouts of a product take least time, of those that compute it right. */
-async function fastestBlock(
-  device: Device,
-  profile: AdapterProfile & Findings,
-): Promise<MatrixBlockName> {
-  const usual = profile.block
-  const x = device.zeros([ROWS, WIDTH], 'f16')
-  const w = device.zeros([WIDTH, WIDTH], 'f16')
-  let best = { name: usual, ms: Number.POSITIVE_INFINITY }
-  try {
-    for (const name of Object.keys(matrixBlocks) as MatrixBlockName[]) {
-      profile.block = name
-      if ((await faultOf(device, 'linear')) !== undefined) continue
-      const ms = await leastTime(device, () => {
-        device.ops.linear(x, w)
-        device.ops.linearGrad(x, x, w, { needsX: true })
-      })
-      if (ms < best.ms * CLEARLY) best = { name, ms }
-    }
-  } finally {
-    profile.block = usual
-    device.release(x)
-    device.release(w)
-  }
-  return best.name
-}
-
-/** The kernels of attention that are faster, and right, when they overlap. */
-async function fasterOverlapped(
-  device: Device,
-  profile: AdapterProfile & Findings,
-): Promise<AttentionPass[]> {
-  const { overlapped } = profile
-  const [q, k, v] = [1, 2, 3].map(() => device.zeros([1, ROWS, HEADS, HEAD], 'f16')) as [
-    Tensor,
-    Tensor,
-    Tensor,
-  ]
-  const saved = device.ops.attention(q, k, v)
-  const units = {
-    forward: 'attention',
-    'grad-kv': 'attention-gradient',
-    'grad-q': 'attention-gradient',
-  } as const
-  const timeOf = (pass: AttentionPass): Promise<number> =>
-    leastTime(device, () => {
-      if (pass === 'forward') device.ops.attention(q, k, v)
-      else device.ops.attentionGrad(q, { q, k, v, ...saved })
-    })
-  const faster: AttentionPass[] = []
-  try {
-    for (const pass of attentionPasses) {
-      const unit = units[pass]
-      if (!hasMatrixUnit(profile, unit)) continue
-      const usual = await timeOf(pass)
-      overlapped.add(pass)
-      const isRight = (await faultOf(device, unit)) === undefined
-      if (isRight && (await timeOf(pass)) < usual * CLEARLY) faster.push(pass)
-      overlapped.delete(pass)
-    }
-    return faster
-  } finally {
-    for (const tensor of [q, k, v, saved.out, saved.lse]) device.release(tensor)
   }
 }
