@@ -40,8 +40,8 @@ export interface MatrixBlock {
 }
 
 /**
- * Blocks of the dense unit, the first that fits a product and the adapter is the default: in order of their speed on an H100
- * (docs/log.md). Which is best on another adapter, tuning finds out.
+ * Blocks of the dense unit; of those that fit a product and the adapter the first is the default, as measured on an H100
+ * (docs/log.md). Which is best on an adapter, tuning finds out.
  */
 export const matrixBlocks = {
   '256x128x64': { blockM: 256, blockN: 128, depthA: 64, spread: false },

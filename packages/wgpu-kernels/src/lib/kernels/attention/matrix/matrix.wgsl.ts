@@ -1,5 +1,5 @@
 // Flash attention on tensor cores (Dao 2023), head size 128, in WGSL with subgroup matrices. Measured on one H100
-// (docs/log.md): forward 265 TFLOP/s at 11264 and at 45056 tokens, backward 187 and 184 (counted as 2.5 forwards).
+// (docs/log.md), tile after tile: forward 257 TFLOP/s at 11264 and at 45056 tokens, backward 193 and 189 (counted as 2.5 forwards).
 //
 // Axes: N queries, M keys, both with H heads of 128 beside each other; a row of one head is 16 vectors of eight f16.
 //
