@@ -1,6 +1,8 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
 import { bytesPerElement, type SafetensorsDType } from './dtype.ts'
@@ -182,6 +184,31 @@ describe('bytes written', () => {
     await writeSafetensors(path('1.safetensors'), tensors, { a: '1', b: '2' })
     await writeSafetensors(path('2.safetensors'), [...tensors].reverse(), { b: '2', a: '1' })
     expect(readFileSync(path('1.safetensors'))).toEqual(readFileSync(path('2.safetensors')))
+  })
+
+  test('a process that exits in the middle of a write leaves nothing', () => {
+    const cut = path('cut')
+    mkdirSync(cut)
+    const writer = fileURLToPath(new URL('../../dist/index.js', import.meta.url))
+    const { status, stdout } = spawnSync(
+      process.execPath,
+      [
+        '--input-type=module',
+        '--eval',
+        `import { readdirSync } from 'node:fs'
+        import { writeSafetensors } from ${JSON.stringify(writer)}
+        async function* data() {
+          yield new Float32Array(4)
+          console.log(readdirSync(${JSON.stringify(cut)}).length)
+          process.exit(3)
+        }
+        await writeSafetensors(${JSON.stringify(join(cut, 'a.safetensors'))}, [{ name: 'a', dtype: 'F32', shape: [8], data }])`,
+      ],
+      { encoding: 'utf8' },
+    )
+    expect(status).toBe(3)
+    expect(stdout).toBe('1\n')
+    expect(readdirSync(cut)).toEqual([])
   })
 
   test('a failed write leaves the old file and nothing else', async () => {

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { rmSync } from 'node:fs'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { bytesPerElement, type SafetensorsDType } from './dtype.ts'
@@ -38,6 +39,19 @@ export interface TensorToWrite {
 /** Bytes of a tensor, whole or in parts that follow each other. */
 export type TensorSource = TensorArray | Iterable<TensorArray> | AsyncIterable<TensorArray>
 
+/** Temporary files being written, which a process that exits meanwhile must not leave. */
+const unfinished = new Set<string>()
+let watchesExit = false
+
+function removeOnExit(temporary: string): void {
+  unfinished.add(temporary)
+  if (watchesExit) return
+  watchesExit = true
+  process.on('exit', () => {
+    for (const file of unfinished) rmSync(file, { force: true })
+  })
+}
+
 /**
  * Writes a file under a temporary name beside it, flushes it to the disk, and renames it: a reader sees the old file or the
  * whole new one. The bytes depend on the arguments alone, not on the order of tensors or keys: tensors are laid out by element
@@ -61,6 +75,7 @@ export async function writeSafetensors(
     `.${basename(file)}.${process.pid}-${randomBytes(4).toString('hex')}.tmp`,
   )
   let handle: FileHandle | undefined
+  removeOnExit(temporary)
   try {
     handle = await open(temporary, 'wx')
     await writeFully(handle, encodeHeader(sorted, metadata))
@@ -80,6 +95,8 @@ export async function writeSafetensors(
       'Check that the folder exists, may be written to and has room.',
       { file, cause },
     )
+  } finally {
+    unfinished.delete(temporary)
   }
 }
 
