@@ -4,6 +4,7 @@ export { drain } from './lib/drain.ts'
 export { nearestWord } from './lib/nearest-word.ts'
 export {
   lockFolder,
+  removeOnExit,
   requireFreeSpace,
   temporaryName,
   writeFileAtomic,

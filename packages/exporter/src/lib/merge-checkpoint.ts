@@ -25,6 +25,7 @@ import {
   drain,
   parseOptions,
   requireFreeSpace,
+  removeOnExit,
   temporaryName,
   writeFileAtomic,
   type RunContext,
@@ -93,6 +94,7 @@ export async function* mergeCheckpointIter(
   )
   const isFile = (await stat(path)).isFile()
   const temporary = temporaryName(out)
+  const leftover = removeOnExit(temporary)
   try {
     if (!isFile) await mkdir(temporary, { recursive: true })
     if (held !== 'one') {
@@ -117,6 +119,8 @@ export async function* mergeCheckpointIter(
   } catch (error) {
     await rm(temporary, { recursive: true, force: true })
     throw codeSystemError(error, out)
+  } finally {
+    leftover.forget()
   }
   yield { type: 'note', message: `The merged model is in ${out}.` }
   return {

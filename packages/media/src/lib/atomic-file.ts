@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { removeOnExit } from '@kinora/stage'
 import { mediaErrors } from './errors.ts'
 import { saysDiskFull } from './ffmpeg.ts'
 
@@ -16,6 +17,7 @@ export async function replaceFile<T>(
     dirname(file),
     `.${basename(file)}.${process.pid}-${randomBytes(4).toString('hex')}.tmp`,
   )
+  const leftover = removeOnExit(temporary)
   try {
     await mkdir(dirname(file), { recursive: true })
     const result = await write(temporary)
@@ -29,5 +31,7 @@ export async function replaceFile<T>(
     )
       throw mediaErrors.DISK_FULL(file, { cause: error })
     throw error
+  } finally {
+    leftover.forget()
   }
 }

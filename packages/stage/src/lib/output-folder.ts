@@ -9,12 +9,12 @@ import { codeSystemError, stageErrors } from './stage-errors.ts'
 const leftovers = new Set<string>()
 let watchingExit = false
 
-/** Removes `path` if the process exits before `forget` is called. */
-function removeOnExit(path: string): { forget: () => void } {
+/** Removes a file or folder if the process exits before `forget` is called, as by a second Ctrl-C. */
+export function removeOnExit(path: string): { forget: () => void } {
   if (!watchingExit) {
     watchingExit = true
     process.on('exit', () => {
-      for (const leftover of leftovers) rmSync(leftover, { force: true })
+      for (const leftover of leftovers) rmSync(leftover, { recursive: true, force: true })
     })
   }
   leftovers.add(path)

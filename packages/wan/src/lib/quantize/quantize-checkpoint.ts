@@ -14,6 +14,7 @@ import {
   lockFolder,
   parseOptions,
   requireFreeSpace,
+  removeOnExit,
   temporaryName,
   writeFileAtomic,
   type RunContext,
@@ -464,10 +465,12 @@ async function copyWhole(from: string, to: string): Promise<void> {
   }
   await mkdir(dirname(to), { recursive: true })
   const temporary = temporaryName(to)
+  const leftover = removeOnExit(temporary)
   try {
     await copyFile(from, temporary)
     await rename(temporary, to)
   } finally {
     await rm(temporary, { force: true })
+    leftover.forget()
   }
 }
