@@ -25,7 +25,7 @@ const trainOptions = z.strictObject({
   ...backendOptions,
   tune: z
     .boolean()
-    .default(true)
+    .default(false)
     .describe(
       'Find out first which kernels for tensor cores are fastest on this adapter: up to a minute, once for a driver and version.',
     ),
