@@ -310,6 +310,54 @@ ${load(second)}
   }`
 }
 
+/** The parts of a backward text; stages are where a tile begins, as WGSL. */
+interface TileParts {
+  /** Vectors of a stage. */
+  readonly stage: number
+  /** Reads a tile into registers, and puts it from there into a stage. */
+  readonly fetch: (tile: string) => string
+  readonly put: (stage: string) => string
+  /** What comes from afar and is wanted early. */
+  readonly readRow: string
+  readonly multiplyScores: (stage: string) => string
+  readonly storeScores: string
+  readonly weigh: string
+  readonly addGradients: (stage: string) => string
+}
+
+/**
+ * The loop over tiles that multiplies the scores of the next tile between the same barriers as it weighs those of this one. The first
+ * tile is in the first of three stages.
+ */
+function tilesAhead(parts: TileParts): string {
+  const { stage, fetch, put, readRow, multiplyScores, storeScores, weigh, addGradients } = parts
+  return /* wgsl */ `
+  var now = 0u;
+  var next = ${stage}u;
+  var then = ${2 * stage}u;
+${fetch('min(1u, num_tiles - 1u)')}
+${multiplyScores('now')}
+${storeScores}
+  workgroupBarrier();
+${put('next')}
+  workgroupBarrier();
+  for (var t = 0u; t < num_tiles; t++) {
+${readRow}
+${multiplyScores('next')}
+${weigh}
+${fetch('min(t + 2u, num_tiles - 1u)')}
+    workgroupBarrier();
+${addGradients('now')}
+${storeScores}
+${put('then')}
+    workgroupBarrier();
+    let done = now;
+    now = next;
+    next = then;
+    then = done;
+  }`
+}
+
 /**
  * `dk` and `dv`. The workgroup owns keys and streams queries. Member 0 computes Sᵀ = K Qᵀ and dV += Pᵀ dO, member 1 computes
  * dPᵀ = V dOᵀ and dK += dSᵀ Q: the index selects fragments, tile and strip, so neither branches.
@@ -385,30 +433,16 @@ ${put('then')}
 ${addGradients('now')}
   }`
   // A subgroup stores scores where it alone has read weights, so they may follow its products without a barrier.
-  const ahead = /* wgsl */ `
-  var now = 0u;
-  var next = ${2 * TILE}u;
-  var then = ${4 * TILE}u;
-${fetch('min(1u, num_tiles - 1u)')}
-${multiplyScores('now')}
-${storeScores}
-${put('next')}
-  workgroupBarrier();
-  for (var t = 0u; t < num_tiles; t++) {
-${readQuery}
-${multiplyScores('next')}
-${weigh}
-${fetch('min(t + 2u, num_tiles - 1u)')}
-    workgroupBarrier();
-${addGradients('now')}
-${storeScores}
-${put('then')}
-    workgroupBarrier();
-    let done = now;
-    now = next;
-    next = then;
-    then = done;
-  }`
+  const ahead = tilesAhead({
+    stage: 2 * TILE,
+    fetch,
+    put,
+    readRow: readQuery,
+    multiplyScores,
+    storeScores,
+    weigh,
+    addGradients,
+  })
   return {
     directives: subgroupMatrixDirectives,
     declarations: /* wgsl */ `
@@ -519,30 +553,16 @@ ${put('then')}
     workgroupBarrier();
 ${addGradients('now')}
   }`
-  const ahead = /* wgsl */ `
-  var now = 0u;
-  var next = ${TILE}u;
-  var then = ${2 * TILE}u;
-${fetch('min(1u, num_tiles - 1u)')}
-${multiplyScores('now')}
-${storeScores}
-  workgroupBarrier();
-${put('next')}
-  workgroupBarrier();
-  for (var t = 0u; t < num_tiles; t++) {
-${multiplyScores('next')}
-${weigh}
-${fetch('min(t + 2u, num_tiles - 1u)')}
-    workgroupBarrier();
-${addGradients('now')}
-${storeScores}
-${put('then')}
-    workgroupBarrier();
-    let done = now;
-    now = next;
-    next = then;
-    then = done;
-  }`
+  const ahead = tilesAhead({
+    stage: TILE,
+    fetch,
+    put,
+    readRow: '',
+    multiplyScores,
+    storeScores,
+    weigh,
+    addGradients,
+  })
   return {
     directives: subgroupMatrixDirectives,
     declarations: /* wgsl */ `
