@@ -6,13 +6,15 @@
 // Before each reading the files are put out of the page cache where `dd` can (Linux); what stays in memory anyway, such as /dev/shm,
 // is read at memory's pace by both.
 import { spawnSync } from 'node:child_process'
-import { open, readFile, readdir, stat } from 'node:fs/promises'
+import { open, readdir, stat } from 'node:fs/promises'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
 import { loadTransformer, openCheckpoint, type QuantizeScheme } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
+
+import { hostPeak } from './host-memory.ts'
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
@@ -59,12 +61,6 @@ async function readThrough(files: readonly string[]): Promise<number> {
   }
   return bytes
 }
-/** The most memory this process has had, in GiB. */
-async function peakRss(): Promise<number> {
-  const status = await readFile('/proc/self/status', 'utf8').catch(() => '')
-  const peak = /VmHWM:\s+(\d+) kB/.exec(status)
-  return peak ? Number(peak[1]) / 2 ** 20 : process.resourceUsage().maxRSS / 2 ** 20
-}
 
 const device = await openDevice()
 console.log(`${device.info.adapter}, ${device.info.driver}`)
@@ -92,7 +88,7 @@ const loadSeconds = secondsSince(start)
 const afterLoad = {
   device: device.memory().liveBytes,
   peak: device.memory().peakBytes,
-  rss: await peakRss(),
+  rss: await hostPeak(),
 }
 
 // A change of turn under low_vram: the one goes to host memory, the other comes.
@@ -128,7 +124,7 @@ const result = {
   firstToHostSeconds: round(firstOut),
   switchSeconds: changes.map(round),
   parkedGiB: round(device.memory().parkedBytes / GIB),
-  hostPeakGiB: round(await peakRss()),
+  hostPeakGiB: round(await hostPeak()),
 }
 console.log(JSON.stringify(result, null, 1))
 if (flags.json) writeFileSync(flags.json, JSON.stringify({ device: device.info, result }, null, 2))

@@ -13,12 +13,11 @@ import { parseArgs } from 'node:util'
 import { normals, numElements, stateBlockSize, type BlockState } from '@kinora/kernel-api'
 import {
   createTape,
-  deviceMemory,
+  limitIdleMemory,
   overheadOf,
   planTrainingMemory,
   richerPlans,
   runOptions,
-  usableBytes,
   type RecomputePlan,
 } from '@kinora/trainer-core'
 import { createLora, createTransformer, transformerTensors, uploadLora } from '@kinora/wan'
@@ -78,11 +77,7 @@ const device = await openDevice({ profile: flags.profile })
 console.log(`${device.info.adapter}, ${device.info.driver}`)
 // Idle buffers stay within what a run may take, as in `kinora train`.
 const GIB = 2 ** 30
-const memory = deviceMemory(
-  device.info,
-  flags.vram === undefined ? undefined : Number(flags.vram) * GIB,
-)
-if (memory !== undefined) device.setMemoryBudget(usableBytes(memory))
+limitIdleMemory(device, flags.vram === undefined ? undefined : Number(flags.vram) * GIB)
 const compute = device.info.computeDTypes.includes('f16') ? 'f16' : 'f32'
 const config = networkOf(flags, count('layers'))
 const started = performance.now()

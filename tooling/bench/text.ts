@@ -25,6 +25,8 @@ import {
 } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
 
+import { hostPeak } from './host-memory.ts'
+
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
   allowNegative: true,
@@ -109,13 +111,6 @@ async function bytesRead(): Promise<number | undefined> {
   const text = await readFile('/proc/self/io', 'utf8').catch(() => '')
   const found = /rchar: (\d+)/.exec(text)
   return found ? Number(found[1]) : undefined
-}
-
-/** The most memory that this process has had on the host, in GiB. */
-async function hostPeak(): Promise<number> {
-  const status = await readFile('/proc/self/status', 'utf8').catch(() => '')
-  const peak = /VmHWM:\s+(\d+) kB/.exec(status)
-  return peak ? Number(peak[1]) / 2 ** 20 : process.resourceUsage().maxRSS / 2 ** 20
 }
 
 const SHORT = 'A red fox runs through deep snow at dawn, the camera follows it from the side.'

@@ -4,7 +4,7 @@
 import { parseArgs } from 'node:util'
 
 import { normals, numElements } from '@kinora/kernel-api'
-import { deviceMemory, usableBytes } from '@kinora/trainer-core'
+import { limitIdleMemory } from '@kinora/trainer-core'
 import { createVae, parseVaeConfig, vaeTensors } from '@kinora/wan'
 import { openDevice } from '@kinora/wgpu-kernels/node'
 
@@ -19,8 +19,7 @@ const { values: flags } = parseArgs({
   },
 })
 const device = await openDevice({ profile: flags.profile })
-const memory = deviceMemory(device.info)
-if (memory !== undefined) device.setMemoryBudget(usableBytes(memory))
+limitIdleMemory(device)
 console.log(`${device.info.adapter}, ${device.info.driver}`)
 const config = parseVaeConfig(
   { _class_name: 'AutoencoderKLWan', base_dim: Number(flags['base-dim']) },

@@ -35,9 +35,9 @@ export {
   runOptions,
   type RecomputePlan,
 } from './lib/memory/recompute-plan.ts'
-export { usableBytes } from './lib/memory/choose-plan.ts'
 export {
   deviceMemory,
+  limitIdleMemory,
   deviceSpeedSchema,
   knownSpeed,
   measureSpeed,

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import type { Device, OpenDevice, OpenDeviceOptions } from '@kinora/kernel-api'
 import type { StageEvent } from '@kinora/stage'
-import { deviceMemory, usableBytes } from '@kinora/trainer-core'
+import { limitIdleMemory } from '@kinora/trainer-core'
 import { hasCodeAndFix } from '@kinora/stage/bin'
 import { z } from 'zod'
 import { kinoraErrors } from './errors.ts'
@@ -96,10 +96,8 @@ async function* open(
 
 /** Tells a device what it may take, and says what it is. */
 function take(device: Device): StageEvent {
-  const { info } = device
-  const memory = deviceMemory(info)
-  if (memory !== undefined) device.setMemoryBudget(usableBytes(memory))
-  const { backend, adapter, driver, computeDTypes, reason } = info
+  limitIdleMemory(device)
+  const { backend, adapter, driver, computeDTypes, reason } = device.info
   const facts = [driver, computeDTypes.join(' and '), `through ${backend}`].filter(Boolean)
   return { type: 'note', message: `Computing on ${adapter} (${facts.join('; ')}). ${reason}` }
 }

@@ -1,6 +1,7 @@
 import { totalmem } from 'node:os'
 import type { AttentionResult, Device, DeviceInfo, Tensor } from '@kinora/kernel-api'
 import { z } from 'zod'
+import { usableBytes } from '../memory/choose-plan.ts'
 import type { CountingOptions } from '../memory/counting-device.ts'
 import type { StepWork } from '../memory/plan-training-memory.ts'
 
@@ -41,16 +42,16 @@ interface KnownAdapter {
  * Measured on one NVIDIA H100 80GB HBM3 (docs/log.md, 2026-11-25): the kernels of a step at 512 × 512 × 41 in f16 with rank 16 and a
  * uint4 base, nothing kept but self-attention (`bench step --profile`), and the work that the memory plan counts for it.
  *
- * | kind                  | counted    | ms a step                                                       |
- * | --------------------- | ---------- | --------------------------------------------------------------- |
- * | linears, gradients    | 747 TFLO   | 2455                                                            |
- * | self-attention        | 104 TFLO   | 408: 10.2 a layer of all 473 of forward passes                  |
- * | its gradient          | 260 TFLO   | 1397: 34.9 a layer of 1515                                      |
- * | attention to the text | 9.4 TFLO   | 65                                                              |
- * | its gradient          | 11.8 TFLO  | 118                                                             |
- * | norms                 | 275 GB     | 115                                                             |
- * | adapters              | 259 GB     | 149                                                             |
- * | all else              | 480 GB     | 206                                                             |
+ * | kind                  | counted   | ms a step                                      |
+ * | --------------------- | --------- | ---------------------------------------------- |
+ * | linears, gradients    | 747 TFLO  | 2455                                           |
+ * | self-attention        | 104 TFLO  | 408: 10.2 a layer of all 473 of forward passes |
+ * | its gradient          | 260 TFLO  | 1397: 34.9 a layer of 1515                     |
+ * | attention to the text | 9.4 TFLO  | 65                                             |
+ * | its gradient          | 11.8 TFLO | 118                                            |
+ * | norms                 | 275 GB    | 115                                            |
+ * | adapters              | 259 GB    | 149                                            |
+ * | all else              | 480 GB    | 206                                            |
  *
  * Timing each kernel costs about a hundredth; rates are raised by it. Unpacking is the kernel of before alone. Queueing is the
  * `seconds.queue` of the steps of a run.
@@ -117,6 +118,12 @@ function knownMemory(adapter: string): number | undefined {
  */
 export function deviceMemory({ software, adapter }: DeviceInfo, said?: number): number | undefined {
   return said ?? (software ? 0.75 * totalmem() : knownMemory(adapter))
+}
+
+/** Lets a device keep no more idle memory than leaves what training may take of it, where its memory is known. */
+export function limitIdleMemory(device: Device, said?: number): void {
+  const memory = deviceMemory(device.info, said)
+  if (memory !== undefined) device.setMemoryBudget(usableBytes(memory))
 }
 
 /** What of a backend's own memory is to be counted. */
@@ -249,8 +256,9 @@ export async function measureSpeed(
       adapterBytes: await rateOf(4 * dtypeBytes * rows * channels, () =>
         ops.linearGrad(x, x, w, { needsX: false, adapters: [adapter] }),
       ),
+      // Codes of a byte; beside few rows they become f32.
       unpackedBytes: await rateOf(
-        (1 + 2) * channels * channels,
+        (1 + 4) * channels * channels,
         () => ops.linear(few, packed),
         dense.seconds,
       ),

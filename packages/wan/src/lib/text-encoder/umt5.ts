@@ -24,9 +24,9 @@ export interface Umt5Options {
 export interface Umt5 {
   readonly config: TextEncoderConfig
   /**
-   * States of the last layer, [1, N, dim] f32, of each sequence, in order; the caller frees them. Sequences have no padding: masked
-   * keys would add nothing, and positions are relative. All sequences go through a layer before the next one is loaded, so the weights are read once a call; of more than
-   * 1 GiB of states (65 536 tokens at full size) once for each GiB.
+   * States of the last layer, [1, N, dim] f32, of each sequence, in order; the caller frees them. Sequences have no padding:
+   * masked keys would add nothing, and positions are relative. All sequences go through a layer before the next one is loaded, so
+   * the weights are read once a call; of more than 1 GiB of states (65 536 tokens at full size) once for each GiB.
    */
   encode(sequences: readonly (readonly number[])[]): AsyncGenerator<Tensor>
 }
