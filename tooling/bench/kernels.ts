@@ -3,7 +3,7 @@
 // convolutions of the VAE.
 //
 //   bench kernels [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5]
-//                    [--block='256x128x64 spread'] [--overlapped=forward,grad-kv,grad-q] [--json=FILE]
+//                    [--block='256x128x64 spread'] [--json=FILE]
 //
 // Smaller widths for a software adapter: --channels=256 --ffn=512 --heads=2 --pixels=32
 import { writeFileSync } from 'node:fs'
@@ -32,26 +32,19 @@ const { values: flags } = parseArgs({
     repeat: { type: 'string', default: '5' },
     /** Block of matrix products on tensor cores, instead of the one that tuning found. */
     block: { type: 'string' },
-    /** Kernels of attention that overlap products with the rest, instead of those that tuning found. */
-    overlapped: { type: 'string' },
     json: { type: 'string' },
   },
 })
 const sections = new Set(flags.only.split(','))
 type Overrides = NonNullable<NonNullable<Parameters<typeof openDevice>[0]>['overrides']>
-const overrides: Overrides = {
-  ...(flags.block === undefined ? {} : { block: flags.block as NonNullable<Overrides['block']> }),
-  ...(flags.overlapped === undefined
-    ? {}
-    : {
-        overlapped: new Set(flags.overlapped.split(',').filter(Boolean)) as unknown as NonNullable<
-          Overrides['overlapped']
-        >,
-      }),
-}
 const device = await openDevice({
   profile: true,
-  ...(Object.keys(overrides).length === 0 ? {} : { tuningFile: false as const, overrides }),
+  ...(flags.block === undefined
+    ? {}
+    : {
+        tuningFile: false as const,
+        overrides: { block: flags.block as NonNullable<Overrides['block']> },
+      }),
 })
 const { ops } = device
 if (!device.profile.timestamps) {
