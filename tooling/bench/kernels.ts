@@ -3,7 +3,7 @@
 // convolutions of the VAE.
 //
 //   bench kernels [--tokens=11264] [--only=copy,elementwise,linear,attention,conv3d] [--repeat=5]
-//                    [--block='256x128x64 spread'] [--json=FILE]
+//                    [--block=128x128x32] [--json=FILE]
 //
 // Smaller widths for a software adapter: --channels=256 --ffn=512 --heads=2 --pixels=32
 import { writeFileSync } from 'node:fs'

@@ -69,7 +69,7 @@ describe('the fastest ways', () => {
   it('are found, and the profile is left as it was', async () => {
     const profile = profileOf()
     const { device, live } = deviceThatTakes((kind) => {
-      if (kind === 'linear') return profile.block === '128x128x32 spread' ? 0.2 : 0.4
+      if (kind === 'linear') return profile.block === '128x128x32' ? 0.2 : 0.4
       if (kind === 'attention') return profile.overlapped.has('forward') ? 0.2 : 0.4
       return (
         (profile.overlapped.has('grad-kv') ? 0.4 : 0.2) +
@@ -77,7 +77,7 @@ describe('the fastest ways', () => {
       )
     })
     expect(await findFastest(device, profile, () => Promise.resolve(true))).toEqual({
-      block: '128x128x32 spread',
+      block: '128x128x32',
       overlapped: ['forward', 'grad-q'],
     })
     expect(profile.block).toBe('256x128x64')
@@ -90,7 +90,7 @@ describe('the fastest ways', () => {
     profile.refusedUnits.add('attention-gradient')
     const { device } = deviceThatTakes((kind) =>
       kind === 'linear'
-        ? profile.block.includes('spread')
+        ? profile.block === '128x128x32'
           ? 0.1
           : 0.3
         : profile.overlapped.size > 0
@@ -99,10 +99,10 @@ describe('the fastest ways', () => {
     )
     const isRight = (unit: MatrixUnitName): Promise<boolean> =>
       Promise.resolve(
-        unit === 'linear' ? !profile.block.includes('spread') : profile.overlapped.size === 0,
+        unit === 'linear' ? profile.block !== '128x128x32' : profile.overlapped.size === 0,
       )
     const { block, overlapped } = await findFastest(device, profile, isRight)
-    expect(block).not.toContain('spread')
+    expect(block).toBe('256x128x64')
     expect(overlapped).toEqual([])
   })
 

@@ -35,8 +35,6 @@ export interface MatrixBlock {
   readonly blockM: number
   readonly blockN: number
   readonly depthA: 32 | 64
-  /** The next block's loads are spread among the products, not before them. */
-  readonly spread: boolean
 }
 
 /**
@@ -44,9 +42,7 @@ export interface MatrixBlock {
  * (docs/log.md). Which is best on an adapter, tuning finds out.
  */
 export const matrixBlocks = {
-  '256x128x64': { blockM: 256, blockN: 128, depthA: 64, spread: false },
-  '256x128x64 spread': { blockM: 256, blockN: 128, depthA: 64, spread: true },
-  '128x128x32': { blockM: 128, blockN: 128, depthA: 32, spread: false },
-  '128x128x32 spread': { blockM: 128, blockN: 128, depthA: 32, spread: true },
+  '256x128x64': { blockM: 256, blockN: 128, depthA: 64 },
+  '128x128x32': { blockM: 128, blockN: 128, depthA: 32 },
 } as const satisfies Record<string, MatrixBlock>
 export type MatrixBlockName = keyof typeof matrixBlocks

@@ -50,8 +50,9 @@ const plainRow = (blockN: number): number => blockN / 8 + 1
 
 /**
  * Workgroup blocks of blockM × blockN, a subgroup for each 64 × 64 of them. A step: store the block that waits in
- * registers, barrier, fetch the next block, multiply, barrier. Sizes and strides are literals: with uniforms the same text
- * runs at 60 % of the speed. The last block of rows or columns is moved back to end with them; what it shares with its
+ * registers, barrier, fetch what takes its place there, multiply, barrier. With 64 of `a` at once a step of it is two of `b`, and
+ * everything is fetched that long ahead: drivers wait for all loads together before the first store, so none may be young
+ * then. Sizes and strides are literals: with uniforms the same text runs at 60 % of the speed. The last block of rows or columns is moved back to end with them; what it shares with its
  * neighbour is computed twice and stored once.
  *
  * The side branch is one more step along K, its operands rounded to f16 on the way into workgroup memory.
@@ -59,7 +60,7 @@ const plainRow = (blockN: number): number => blockN / 8 + 1
 export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const { layout, bias, sideWidth, y } = variant
   const schedule = variant.schedule as SubgroupMatrixSchedule
-  const { blockM, blockN, depthA, spread, K, lda, ldb } = schedule
+  const { blockM, blockN, depthA, K, lda, ldb } = schedule
   const isBlocked = layout === 'nt'
   const subgroupsN = blockN / TILE
   const size = subgroupMatrixSize(schedule)
@@ -72,42 +73,36 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const loadsA = (blockM * a.vectors) / size
   const loadsB = (blockN * STEP_VECTORS) / size
   const vectorsN = blockN / 8
-  const steps = K / STEP
   const subSteps = depthA / STEP
+  const steps = K / depthA
   const stepB = isBlocked ? ldb * STEP_VECTORS : (STEP * ldb) / 8
-  const fetchesA = Array.from(
-    { length: loadsA },
-    (_, i) => `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + step_a * ${a.vectors}u];`,
-  )
   const addressB = (i: number): number =>
     isBlocked ? i * size : ((i * size) / vectorsN) * (ldb / 8)
-  const fetchesB = Array.from(
-    { length: loadsB },
-    (_, i) => `    b_next${i} = b[b_at + ${addressB(i)}u + step_b * ${stepB}u];`,
+  const fetchA = lines(
+    loadsA,
+    (i) => `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + next * ${a.vectors}u];`,
   )
-  /** Loads that go with a sub step: of `a` a share, or all with the last. */
-  const fetches = (subStep: number): string[] => {
-    const share = spread ? loadsA / subSteps : loadsA
-    const first = spread ? subStep * share : 0
-    const isDue = spread || subStep === subSteps - 1
-    return [...(isDue ? fetchesA.slice(first, first + share) : []), ...fetchesB]
-  }
+  const fetchB = (subStep: number): string =>
+    lines(
+      loadsB,
+      (i) =>
+        `    b_next${subStep}_${i} = b[b_at + ${subStep * stepB + addressB(i)}u + next * ${subSteps * stepB}u];`,
+    )
   const storeA = lines(
     loadsA,
     (i) => `    tiles[put_a + ${i * (size + size / (FRAGMENTS * a.vectors))}u] = a_next${i};`,
   )
-  const storeB = lines(loadsB, (i) => {
-    const at = isBlocked
-      ? i * (size + size / (FRAGMENTS * b.vectors))
-      : (i * size * rowB) / vectorsN
-    return `    tiles[put_b + ${at}u] = b_next${i};`
-  })
+  const storeB = (subStep: number): string =>
+    lines(loadsB, (i) => {
+      const at = isBlocked
+        ? i * (size + size / (FRAGMENTS * b.vectors))
+        : (i * size * rowB) / vectorsN
+      return `    tiles[put_b + ${at}u] = b_next${subStep}_${i};`
+    })
 
-  /** Multiplies the step of `b` with the same step of what there is of `a`; loads may stand among the first half of the products. */
-  const multiply = (subStep: number, loads: readonly string[] = []): string => {
-    const groups = (STEP / 16) * FRAGMENTS
-    const perGroup = Math.ceil(loads.length / (groups / 2))
-    return lines(STEP / 16, (k) => {
+  /** Multiplies a step of `b` with the same of what there is of `a`. */
+  const multiply = (subStep: number): string =>
+    lines(STEP / 16, (k) => {
       const column = subStep * STEP_VECTORS + k * 2
       const fragmentB = (j: number): string =>
         isBlocked
@@ -125,10 +120,6 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
               `fragment_b + ${k * 16 * rowB + j * 2}u`,
               rowB,
             )
-      const loadsOf = (j: number): string => {
-        const group = k * FRAGMENTS + j
-        return loads.slice(group * perGroup, (group + 1) * perGroup).join('\n')
-      }
       return `    {
 ${lines(FRAGMENTS, (i) => `      let a${i} = ${loadMatrix('left', 'row_major', 'tiles', `fragment_a + ${i * a.vectors + column}u`, a.pitch)};`)}
 ${lines(
@@ -136,12 +127,10 @@ ${lines(
   (j) => `      {
         let b0 = ${fragmentB(j)};
 ${lines(FRAGMENTS, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${j}`)}`)}
-      }
-${loadsOf(j)}`,
+      }`,
 )}
     }`
     })
-  }
 
   const sideB = isBlocked
     ? `for (var q = local; q < ${blockN * STEP_VECTORS}u; q += ${size}u) {
@@ -247,25 +236,24 @@ ${isBlocked ? lines(FRAGMENTS, gather) : ''}
   let a_at = (m0 + local / ${a.vectors}u) * ${lda / 8}u + local % ${a.vectors}u;
   let b_at = ${isBlocked ? `n0 * ${STEP_VECTORS}u + local` : `(local / ${vectorsN}u) * ${ldb / 8}u + n0 / 8u + local % ${vectorsN}u`};
 ${lines(loadsA, (i) => `  var a_next${i}: vec4<u32>;`)}
-${lines(loadsB, (i) => `  var b_next${i}: vec4<u32>;`)}
+${lines(subSteps, (s) => lines(loadsB, (i) => `  var b_next${s}_${i}: vec4<u32>;`))}
 ${lines(FRAGMENTS, (i) => lines(FRAGMENTS, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}
   {
-    let step_a = 0u;
-    let step_b = 0u;
-${[...fetchesA, ...fetchesB].join('\n')}
+    let next = 0u;
+${fetchA}
+${lines(subSteps, fetchB)}
   }
-  for (var k = 0u; k < ${steps / subSteps}u; k++) {
-    let step_a = min(k + 1u, ${steps / subSteps - 1}u);
-${storeA}
+  for (var step = 0u; step < ${steps}u; step++) {
+    let next = min(step + 1u, ${steps - 1}u);
 ${lines(
   subSteps,
-  (s) => `  {
-${storeB}
+  (s) => `${s === 0 ? storeA : ''}
+${storeB(s)}
     workgroupBarrier();
-    let step_b = min(k * ${subSteps}u + ${s + 1}u, ${steps - 1}u);
-${spread ? multiply(s, fetches(s)) : `${fetches(s).join('\n')}\n${multiply(s)}`}
-    workgroupBarrier();
-  }`,
+${s === 0 ? fetchA : ''}
+${fetchB(s)}
+${multiply(s)}
+    workgroupBarrier();`,
 )}
   }
 ${sideWidth ? side : ''}
