@@ -1,7 +1,7 @@
 // A GPUDevice that runs WGSL in an interpreter: what tests use where no software driver has subgroup matrices. Only what this
 // package calls of WebGPU exists; dispatches run when they are submitted.
 import { compileWgsl, type CompiledShader } from './wgsl-compiler.ts'
-import { dispatchWgsl } from './wgsl-machine.ts'
+import { dispatchWgsl, workgroupBytes } from './wgsl-machine.ts'
 
 interface EmulatedBuffer {
   readonly bytes: Uint8Array
@@ -22,11 +22,19 @@ interface EmulatedBindGroup {
   readonly entries: readonly EmulatedEntry[]
 }
 
+/** Workgroup memory, as much as a GPU with tensor cores has. */
+const WORKGROUP_BYTES = 49152
+
 const shaders = new Map<string, CompiledShader>()
 
 function compiled(code: string): CompiledShader {
   let shader = shaders.get(code)
-  if (!shader) shaders.set(code, (shader = compileWgsl(code)))
+  if (!shader) {
+    shader = compileWgsl(code)
+    const bytes = workgroupBytes(shader)
+    if (bytes > WORKGROUP_BYTES) throw new Error(`${bytes} bytes of workgroup memory`)
+    shaders.set(code, shader)
+  }
   return shader
 }
 
@@ -120,7 +128,7 @@ export function createEmulatedGpu({ driver }: EmulatedGpuOptions = {}): GPUDevic
       maxStorageBufferBindingSize: 2 ** 31 - 4,
       maxBufferSize: 2 ** 32,
       maxComputeWorkgroupsPerDimension: 65535,
-      maxComputeWorkgroupStorageSize: 49152,
+      maxComputeWorkgroupStorageSize: WORKGROUP_BYTES,
       maxComputeInvocationsPerWorkgroup: 1024,
       maxStorageBuffersPerShaderStage: 16,
       minStorageBufferOffsetAlignment: 32,

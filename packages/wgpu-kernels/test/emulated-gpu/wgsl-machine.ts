@@ -423,6 +423,15 @@ function sizeOf(type: WgslType): number {
   throw new Error(`no size of ${type.kind}`)
 }
 
+/** Workgroup memory that a shader takes, each variable from a multiple of 16 bytes on. */
+export function workgroupBytes(shader: CompiledShader): number {
+  let bytes = 0
+  for (const { space, type } of shader.globals.values()) {
+    if (space === 'workgroup') bytes += Math.ceil(sizeOf(type) / 16) * 16
+  }
+  return bytes
+}
+
 /**
  * Runs all workgroups of a dispatch.
  *

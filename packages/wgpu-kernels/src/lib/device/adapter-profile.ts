@@ -1,4 +1,3 @@
-import type { AttentionPass } from '../tuning/attention-schedule.ts'
 import type { MatrixBlockName, MatrixUnitName } from '../tuning/matrix-unit.ts'
 
 /**
@@ -24,8 +23,6 @@ export interface AdapterProfile {
   readonly refusedUnits: ReadonlySet<MatrixUnitName>
   /** How the dense unit on subgroup matrices cuts products up. */
   readonly block: MatrixBlockName
-  /** Attention's kernels on subgroup matrices that overlap products with the rest. */
-  readonly overlapped: ReadonlySet<AttentionPass>
   readonly limits: {
     /** Bytes one binding may show of a buffer. */
     readonly maxBindingBytes: number
@@ -77,7 +74,6 @@ export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
 export interface Findings {
   readonly refusedUnits: Set<MatrixUnitName>
   block: MatrixBlockName
-  readonly overlapped: Set<AttentionPass>
 }
 
 /** Reads the profile of a device. */
@@ -105,7 +101,6 @@ export function readProfile(
     block: '256x128x64',
     ...overrides,
     refusedUnits: new Set(overrides.refusedUnits),
-    overlapped: new Set(overrides.overlapped),
     limits: {
       maxBindingBytes: limits.maxStorageBufferBindingSize,
       maxBufferBytes: limits.maxBufferSize,

@@ -6,7 +6,7 @@ import { assembleKernel, type Kernel } from '../program/define-kernel.ts'
 import { matrixForward, matrixGradKv, matrixGradQ } from '../kernels/attention/matrix/matrix.ts'
 import { convMatrixKernel } from '../kernels/conv3d/matrix/matrix.ts'
 import { matmulKernel } from '../kernels/matmul/matmul.ts'
-import { findFastest } from './find-fastest.ts'
+import { findFastestBlock } from './find-fastest-block.ts'
 import { hasMatrixUnit, matrixUnits, type MatrixUnitName } from '../tuning/matrix-unit.ts'
 import { tuningKey, type TuningCache } from '../tuning/tuning-cache.ts'
 import { knownAnswers } from './known-answers.ts'
@@ -17,7 +17,7 @@ export interface PrepareOptions {
   cache?: TuningCache | undefined
   /** What runs WebGPU, with its version: part of the cache's key. */
   runtime?: string | undefined
-  /** Also measures which ways of computing are fastest, where that is not known: half a minute, once. */
+  /** Also measures which block of products is fastest, where that is not known: up to a minute, once. */
   tune?: boolean | undefined
   /** Hears of units that are not used, and why. */
   onNote?: ((message: string) => void) | undefined
@@ -81,22 +81,19 @@ export async function proveUnits(
       if (fault !== undefined) refuse(unit, fault)
     }
   }
-  let { block, overlapped } = known ?? {}
-  if (tune && (block === undefined || overlapped === undefined)) {
+  let block = known?.block
+  if (tune && block === undefined && hasMatrixUnit(profile, 'linear')) {
     onNote?.(
       `Measuring which kernels are fastest on ${profile.device}: up to a minute, once for each driver and version.`,
     )
-    const isRight = async (unit: MatrixUnitName): Promise<boolean> =>
-      (await faultOf(device, unit)) === undefined
-    ;({ block, overlapped } = await findFastest(device, profile, isRight))
+    const isRight = async (): Promise<boolean> => (await faultOf(device, 'linear')) === undefined
+    block = await findFastestBlock(device, profile, isRight)
   }
   if (block !== undefined) profile.block = block
-  for (const pass of overlapped ?? []) profile.overlapped.add(pass)
-  if (!known || block !== known.block || overlapped !== known.overlapped) {
+  if (!known || block !== known.block) {
     await cache?.save(key, {
       refused: units.filter((unit) => profile.refusedUnits.has(unit)),
       block,
-      overlapped,
     })
   }
 }

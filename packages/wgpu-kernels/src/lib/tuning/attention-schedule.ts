@@ -13,10 +13,6 @@ export type AttentionUnitName = 'materialised' | 'flash' | 'matrix'
 /** Storage bindings the backward kernel of `flash` needs with both biases. */
 const FLASH_BINDINGS = 10
 
-/** Kernels on subgroup matrices that can multiply the scores of the next tile while they weigh those of this one. */
-export const attentionPasses = ['forward', 'grad-kv', 'grad-q'] as const
-export type AttentionPass = (typeof attentionPasses)[number]
-
 /** Head size above which a fused tile leaves no room on a multiprocessor for others: the VAE's 384 ran at 2 TFLOP/s. */
 const FLASH_WIDEST = 128
 

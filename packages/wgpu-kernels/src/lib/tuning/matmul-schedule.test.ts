@@ -22,7 +22,6 @@ const gpu: AdapterProfile = {
   timestamps: false,
   refusedUnits: new Set(),
   block: '256x128x64',
-  overlapped: new Set(),
   limits: {
     maxBindingBytes: 2 ** 27,
     maxBufferBytes: 2 ** 28,

@@ -1,5 +1,4 @@
 import type { AdapterProfile } from '../device/adapter-profile.ts'
-import { attentionPasses, type AttentionPass } from './attention-schedule.ts'
 import {
   matrixBlocks,
   matrixUnits,
@@ -13,8 +12,6 @@ export interface AdapterRecord {
   readonly refused: readonly MatrixUnitName[]
   /** Fastest block of the dense unit, where it was measured. */
   readonly block?: MatrixBlockName | undefined
-  /** Kernels of attention that are faster overlapped, where that was measured. */
-  readonly overlapped?: readonly AttentionPass[] | undefined
 }
 
 /** Keeps records of adapters between runs. Neither function may throw: a cache that fails is only slow. */
@@ -40,17 +37,12 @@ export function tuningKey(
 /** The record in a value that came from outside, or undefined where it is none. */
 export function asAdapterRecord(value: unknown): AdapterRecord | undefined {
   if (typeof value !== 'object' || value === null) return undefined
-  const { refused, block, overlapped } = value as Record<keyof AdapterRecord, unknown>
-  if (!isListOf(matrixUnits, refused)) return undefined
+  const { refused, block } = value as Record<keyof AdapterRecord, unknown>
+  if (!isListOfUnits(refused)) return undefined
   if (block !== undefined && !(typeof block === 'string' && block in matrixBlocks)) return undefined
-  if (overlapped !== undefined && !isListOf(attentionPasses, overlapped)) return undefined
-  return {
-    refused,
-    ...(block === undefined ? {} : { block: block as MatrixBlockName }),
-    ...(overlapped === undefined ? {} : { overlapped }),
-  }
+  return { refused, ...(block === undefined ? {} : { block: block as MatrixBlockName }) }
 }
 
-function isListOf<T>(names: readonly T[], value: unknown): value is T[] {
-  return Array.isArray(value) && value.every((item) => names.includes(item))
+function isListOfUnits(value: unknown): value is MatrixUnitName[] {
+  return Array.isArray(value) && value.every((item) => matrixUnits.includes(item))
 }

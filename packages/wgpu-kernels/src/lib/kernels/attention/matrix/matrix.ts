@@ -5,6 +5,8 @@ import type { WgpuTensor } from '../../../tensor/wgpu-tensor.ts'
 import { rowDot } from '../../row-dot/row-dot.ts'
 import type { AttentionCall, AttentionUnit } from '../attention-call.ts'
 import {
+  BACKWARD_TILE,
+  FORWARD_TILE,
   MATRIX_ATTENTION_BLOCK,
   MATRIX_ATTENTION_SIZE,
   matrixForwardText,
@@ -24,8 +26,7 @@ const uniforms = {
   scale: 'f32',
 } as const
 
-const variants = (): readonly MatrixAttentionVariant[] =>
-  [false, true].flatMap((ragged) => [false, true].map((overlapped) => ({ ragged, overlapped })))
+const variants = (): readonly MatrixAttentionVariant[] => [{ ragged: false }, { ragged: true }]
 const rows = reads('u32', 4)
 const written = writes('u32', 4)
 
@@ -77,7 +78,6 @@ export const matrixGradQ = defineKernel<MatrixAttentionVariant>({
 
 /** Tensor-core kernels, for what `chooseAttentionUnit` finds fitting. */
 export function matrix(run: Runner): AttentionUnit {
-  const { overlapped } = run.profile
   const values = ({ B, N, M, H, scale }: AttentionCall, owned: number): Record<string, number> => ({
     N,
     M,
@@ -93,7 +93,7 @@ export function matrix(run: Runner): AttentionUnit {
       const { q, k, v, N, M } = call
       run.run(
         matrixForward,
-        { ragged: M % 32 !== 0, overlapped: overlapped.has('forward') },
+        { ragged: M % FORWARD_TILE !== 0 },
         { q, k, v, out, lse },
         values(call, N),
         groups(call, N),
@@ -105,14 +105,14 @@ export function matrix(run: Runner): AttentionUnit {
       const inputs = { q, k, v, dout, lse, delta }
       run.run(
         matrixGradKv,
-        { ragged: N % 16 !== 0, overlapped: overlapped.has('grad-kv') },
+        { ragged: N % BACKWARD_TILE !== 0 },
         { ...inputs, dk, dv },
         values(call, M),
         groups(call, M),
       )
       run.run(
         matrixGradQ,
-        { ragged: M % 16 !== 0, overlapped: overlapped.has('grad-q') },
+        { ragged: M % BACKWARD_TILE !== 0 },
         { ...inputs, dq },
         values(call, N),
         groups(call, N),

@@ -1,5 +1,5 @@
 // Flash attention on tensor cores (Dao 2023), head size 128, in WGSL with subgroup matrices. Measured on one H100
-// (docs/log.md), tile after tile: forward 257 TFLOP/s at 11264 and at 45056 tokens, backward 193 and 189 (counted as 2.5 forwards).
+// (docs/log.md): forward 257 TFLOP/s at 11264 and at 45056 tokens, backward 203 at 11264 and at 22528 (counted as 2.5 forwards).
 //
 // Axes: N queries, M keys, both with H heads of 128 beside each other; a row of one head is 16 vectors of eight f16.
 //
@@ -7,7 +7,9 @@
 // - 256 invocations, eight subgroups of 32 in pairs. A pair owns 32 rows of what the workgroup owns (128 queries, or 128
 //   keys), and its members share the work.
 // - Tiles of the other side stream through workgroup memory, rows padded from 16 to 17 vectors against bank conflicts.
-// - Fragments can only be loaded, multiplied and stored, so scores visit workgroup memory to be exponentiated.
+// - Fragments can only be loaded, multiplied and stored, so scores visit workgroup memory to be exponentiated. Tensor cores wait
+//   meanwhile, unless the scores of the next tile are multiplied between the same barriers. That pays where a tile has most
+//   products: dk and dv take 9 % less time with it, the forward pass gains nothing and dq takes 4 % more (docs/log.md).
 // - The last block of a ragged length is moved back to end with the rows; rows it shares with its neighbour are computed twice
 //   and stored once. Rows of the streamed side past the end read the last row and weigh nothing.
 import type { KernelText } from '../../../program/define-kernel.ts'
@@ -26,23 +28,23 @@ import {
 export interface MatrixAttentionVariant {
   /** The streamed length does not fill its tiles. */
   readonly ragged: boolean
-  /** Scores of the next tile are multiplied while those of this one are weighed; else one after the other. */
-  readonly overlapped: boolean
 }
 
 export const MATRIX_ATTENTION_SIZE = 256
 /** Rows a workgroup owns; neither length may be shorter. */
 export const MATRIX_ATTENTION_BLOCK = 128
-/** Bytes of workgroup memory the largest of the three texts takes. */
+/** Bytes of workgroup memory that suffice for each of the three texts: the forward one takes 46.5 KiB, dk dv 42, dq 38.75. */
 export const MATRIX_ATTENTION_BYTES = 48 * 1024
 
-/** Keys a tile of the forward pass, rows a tile of the backward ones. */
-const FORWARD_TILE = 32
-const BACKWARD_TILE = 16
+/** Streamed rows a tile: keys of the forward pass, either side's of the backward texts. */
+export const FORWARD_TILE = 32
+export const BACKWARD_TILE = 16
+/** Vectors a row of a tile. */
 const ROW = 17
 const LOG2E = 1.4426950408889634
 
-const heads = /* wgsl */ `
+/** What every invocation works on. `scores0` and `scores1` are of two times 16 owned rows. */
+const setup = /* wgsl */ `
   // Neighbouring workgroups share a head, and so its keys and values in the cache.
   let blocks = (u.owned + 127u) / 128u;
   let head_index = group / blocks;
@@ -59,29 +61,81 @@ const heads = /* wgsl */ `
   let member = subgroup % 2u;
   let tile_row = local / 16u;
   let tile_column = local % 16u;
-  let tile_at = tile_row * ${ROW}u + tile_column;`
+  let tile_at = tile_row * ${ROW}u + tile_column;
+  var scores0 = ${zeroMatrix};
+  var scores1 = ${zeroMatrix};`
 
-/** Writes eight f16 of every row of the pair's fragments, through the subgroup's own strip of `scratch`. */
-function storeRows(
-  scratch: string,
+const clearScores = /* wgsl */ `
+    scores0 = ${zeroMatrix};
+    scores1 = ${zeroMatrix};`
+
+/** The sums of two times 16 owned rows, 16 channels a fragment. */
+function declareSums(fragmentsN: number): string {
+  return lines(2, (i) => lines(fragmentsN, (j) => `  var o${i}_${j} = ${zeroMatrix};`))
+}
+
+/** The row this invocation reads of a tile, as an index of the streamed side; past the end the last one. */
+function streamedRow(
+  tile: string,
+  rows: number,
+  length: string,
+  ragged: boolean,
+  offset = 0,
+): string {
+  const row = `(${tile}) * ${rows}u + tile_row + ${offset}u`
+  return ragged ? `min(${row}, ${length} - 1u)` : `(${row})`
+}
+
+/** The weight of the scores of four keys from `key` + 4 i on: of keys past the end none. */
+function weightOfKeys(i: number, score: string, offset: string, ragged: boolean): string {
+  const weight = `exp2(fma(${score}, scale, ${offset}))`
+  const keys = [0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')
+  return ragged
+    ? `select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${keys}) < vec4<u32>(u.M))`
+    : weight
+}
+
+/** Adds to the sums: `weights` loads those of two times 16 owned rows, `part(j)` what they weigh in 16 channels. */
+function addProducts(
+  weights: readonly [string, string],
   fragmentsN: number,
-  output: (rowOffset: number, column: number) => string,
+  part: (j: number) => string,
+): string {
+  return /* wgsl */ `
+    {
+      let w0 = ${weights[0]};
+      let w1 = ${weights[1]};
+${lines(
+  fragmentsN,
+  (j) => `      {
+        let part = ${part(j)};
+        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
+        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
+      }`,
+)}
+    }`
+}
+
+/** Writes eight f16 of every row of the pair's fragments, through its subgroup's place in `strip`. */
+function storeRows(
+  fragmentsN: number,
+  output: (column: number) => string,
   factor: (rowOffset: number) => string,
 ): string {
   return lines(2, (i) =>
     lines(
       fragmentsN,
       (j) => /* wgsl */ `
-  ${storeMatrix('row_major', scratch, 'subgroup * 80u', `o${i}_${j}`, 5)}
+  ${storeMatrix('row_major', 'strip', 'subgroup * 80u', `o${i}_${j}`, 5)}
   workgroupBarrier();
   {
     let at = subgroup * 80u + (lane & 15u) * 5u + (lane >> 4u) * 2u;
     let row = first + pair * 32u + ${i * 16}u + (lane & 15u);
     let factor = ${factor(i * 16)};
-    let low = bitcast<vec4<f32>>(${scratch}[at]) * factor;
-    let high = bitcast<vec4<f32>>(${scratch}[at + 1u]) * factor;
+    let low = bitcast<vec4<f32>>(strip[at]) * factor;
+    let high = bitcast<vec4<f32>>(strip[at + 1u]) * factor;
     let packed = ${packHalves('low', 'high')};
-    if (row >= block_first) { ${output(i * 16, j * 2)} }
+    if (row >= block_first) { ${output(j * 2)} }
   }
   workgroupBarrier();`,
     ),
@@ -95,10 +149,18 @@ function storeRows(
  * largest score is more than 10.4 above all sampled ones must be rare, so what a row attends to most is sampled where it is
  * known: the tiles of the rows themselves in self-attention. Beyond them every 16th tile, of few tiles at least eight.
  */
-export function matrixForwardText({ ragged, overlapped }: MatrixAttentionVariant): KernelText {
-  const multiplyScores = /* wgsl */ `
-      scores0 = ${zeroMatrix};
-      scores1 = ${zeroMatrix};
+export function matrixForwardText({ ragged }: MatrixAttentionVariant): KernelText {
+  const fetch = (name: string, binding: string, tile: string): string =>
+    lines(
+      2,
+      (i) =>
+        `      ${name}${i} = ${binding}[k0 + ${streamedRow(tile, FORWARD_TILE, 'u.M', ragged, i * 16)} * stride + tile_column];`,
+    )
+  const put = (tile: string, name: string): string =>
+    lines(2, (i) => `      ${tile}[tile_at + ${i * 16 * ROW}u] = ${name}${i};`)
+  // The products are keys by queries; stored by columns they lie as queries by keys.
+  const scoresToStrip = /* wgsl */ `
+${clearScores}
 ${lines(
   8,
   (c) => `      {
@@ -106,34 +168,19 @@ ${lines(
         ${multiplyAccumulate('k_part', `q0_${c}`, 'scores0')}
         ${multiplyAccumulate('k_part', `q1_${c}`, 'scores1')}
       }`,
-)}`
-  // The products are keys by queries; stored by columns they lie as queries by keys.
-  const storeScores = /* wgsl */ `
+)}
       ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u', 'scores0', 9)}
       ${storeMatrix('col_major', 'strip', 'strip_first + member * 4u + 144u', 'scores1', 9)}`
-  const fetch = (name: string, binding: string, tile: string): string =>
-    lines(2, (i) => {
-      const row = `(${tile}) * ${FORWARD_TILE}u + tile_row + ${i * 16}u`
-      return `      ${name}${i} = ${binding}[k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column];`
-    })
-  const put = (tile: string, name: string): string =>
-    lines(2, (i) => `    ${tile}[tile_at + ${i * 16 * ROW}u] = ${name}${i};`)
+  // Of a row's 32 scores this invocation handles 16.
   const readScores = lines(
     4,
-    (i) => `      let s${i} = bitcast<vec4<f32>>(strip[score_at + ${i}u]);`,
+    (i) => `        let s${i} = bitcast<vec4<f32>>(strip[score_at + ${i}u]);`,
   )
-  // Of a row's 32 scores this invocation handles 16.
-  const weigh = lines(4, (i) => {
-    const weight = `exp2(fma(s${i}, scale, reference))`
-    return ragged
-      ? `      let p${i} = select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${[0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')}) < vec4<u32>(u.M));`
-      : `      let p${i} = ${weight};`
-  })
-  const weighScores = /* wgsl */ `
+  const weigh = /* wgsl */ `
       {
         ${ragged ? `let key = vec4<u32>(t * ${FORWARD_TILE}u + half * 16u);` : ''}
 ${readScores}
-${weigh}
+${lines(4, (i) => `        let p${i} = ${weightOfKeys(i, `s${i}`, 'reference', ragged)};`)}
         let p = p0 + p1 + p2 + p3;
         let tile_sum = (p.x + p.y) + (p.z + p.w);
         sum += tile_sum;
@@ -141,53 +188,17 @@ ${weigh}
         weights[weight_at] = ${packHalves('p0', 'p1')};
         weights[weight_at + 1u] = ${packHalves('p2', 'p3')};
       }`
-  const addValues = lines(
-    2,
-    (f) => `      {
-        let p0 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${f * 2}u`, 5)};
-        let p1 = ${loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${80 + f * 2}u`, 5)};
-${lines(
-  4,
-  (j) => `        {
-          let v_part = ${loadMatrix('right', 'row_major', 'v_tile', `member * 8u + ${f * 16 * ROW + j * 2}u`, ROW)};
-          ${multiplyAccumulate('p0', 'v_part', `o0_${j}`)}
-          ${multiplyAccumulate('p1', 'v_part', `o1_${j}`)}
-        }`,
-)}
-      }`,
+  const addValues = lines(2, (f) =>
+    addProducts(
+      [
+        loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${f * 2}u`, 5),
+        loadMatrix('left', 'row_major', 'weights', `pair * 160u + ${80 + f * 2}u`, 5),
+      ],
+      4,
+      (j) =>
+        loadMatrix('right', 'row_major', 'v_tile', `member * 8u + ${f * 16 * ROW + j * 2}u`, ROW),
+    ),
   )
-  const serialTiles = /* wgsl */ `
-    for (var t = 0u; t < tiles; t++) {
-${multiplyScores}
-${storeScores}
-      workgroupBarrier();
-${fetch('v_next', 'v', 't')}
-${fetch('k_next', 'k', 'min(t + 1u, tiles - 1u)')}
-${weighScores}
-${put('v_tile', 'v_next')}
-${put('k_tile', 'k_next')}
-      workgroupBarrier();
-${addValues}`
-  // Between two barriers there are always products, for the tensor cores, and something else for the rest.
-  const overlappedTiles = /* wgsl */ `
-${fetch('k_next', 'k', 'min(1u, tiles - 1u)')}
-${fetch('v_next', 'v', '0u')}
-${multiplyScores}
-${storeScores}
-    workgroupBarrier();
-${put('k_tile', 'k_next')}
-    workgroupBarrier();
-    for (var t = 0u; t < tiles; t++) {
-${multiplyScores}
-${weighScores}
-${put('v_tile', 'v_next')}
-${fetch('k_next', 'k', 'min(t + 2u, tiles - 1u)')}
-      workgroupBarrier();
-${fetch('v_next', 'v', 'min(t + 1u, tiles - 1u)')}
-${addValues}
-${storeScores}
-${put('k_tile', 'k_next')}
-      workgroupBarrier();`
   // A weight that f16 cannot hold, seen by any invocation so far.
   const tellOverflow = /* wgsl */ `
         {
@@ -210,7 +221,7 @@ var<workgroup> row_factor: array<f32, 128>;
 var<workgroup> partial: array<f32, 256>;
 var<workgroup> overflowed: u32;`,
     main: /* wgsl */ `
-${heads}
+${setup}
   let tiles = (u.M + ${FORWARD_TILE - 1}u) / ${FORWARD_TILE}u;
   let row = local % 32u;
   let half = (local / 32u) % 2u;
@@ -220,12 +231,10 @@ ${heads}
   let weight_at = own_row * 5u + half * 2u;
   let scale = vec4<f32>(u.scale * ${LOG2E});
 ${lines(2, (i) => lines(8, (c) => `  let q${i}_${c} = ${loadMatrix('right', 'col_major', 'q', `q0 + (first + pair * 32u + ${i * 16}u) * stride + ${c * 2}u`, 'stride')};`))}
-${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
+${declareSums(4)}
   var maximum = 0.0;
   var sum = 0.0;
   var most = 0.0;
-  var scores0 = ${zeroMatrix};
-  var scores1 = ${zeroMatrix};
 ${lines(2, (i) => `  var k_next${i}: vec4<u32>; var v_next${i}: vec4<u32>;`)}
   for (var attempt = 0u; attempt < 2u; attempt++) {
     let skip = select(1u, clamp(tiles / 8u, 1u, 16u), attempt == 0u);
@@ -237,8 +246,7 @@ ${lines(2, (i) => `  var k_next${i}: vec4<u32>; var v_next${i}: vec4<u32>;`)}
 ${fetch('k_next', 'k', 't')}
 ${put('k_tile', 'k_next')}
       workgroupBarrier();
-${multiplyScores}
-${storeScores}
+${scoresToStrip}
       workgroupBarrier();
       {
 ${readScores}
@@ -256,7 +264,16 @@ ${lines(2, (i) => lines(4, (j) => `    o${i}_${j} = ${zeroMatrix};`))}
 ${fetch('k_next', 'k', '0u')}
 ${put('k_tile', 'k_next')}
     workgroupBarrier();
-${overlapped ? overlappedTiles : serialTiles}
+    for (var t = 0u; t < tiles; t++) {
+${scoresToStrip}
+      workgroupBarrier();
+${fetch('v_next', 'v', 't')}
+${fetch('k_next', 'k', 'min(t + 1u, tiles - 1u)')}
+${weigh}
+${put('v_tile', 'v_next')}
+${put('k_tile', 'k_next')}
+      workgroupBarrier();
+${addValues}
       if (attempt == 0u && t % 32u == 31u) {
 ${tellOverflow}
         if (workgroupUniformLoad(&overflowed) != 0u) { break; }
@@ -277,9 +294,8 @@ ${tellOverflow}
   }
   workgroupBarrier();
 ${storeRows(
-  'strip',
   4,
-  (_, column) => `out[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
+  (column) => `out[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
   (offset) => `row_factor[pair * 32u + ${offset}u + (lane & 15u)]`,
 )}`,
   }
@@ -291,9 +307,12 @@ ${storeRows(
  */
 const SHIFT = 6
 
-/** The pair's member 0 multiplies by the first, member 1 by the second of two matrices with the same rows. */
-function ownFragments(first: [string, string], second: [string, string]): string {
-  const load = ([binding, base]: [string, string]): string =>
+/**
+ * What both backward texts begin with. The pair's member 0 multiplies by the first, member 1 by the second of the two matrices
+ * `own`, whose head begins at `base`. Vectors of tiles on their way wait in `next0` and `next1`.
+ */
+function backwardSetup(own: readonly [string, string], base: string, fragmentsN: number): string {
+  const load = (binding: string): string =>
     lines(2, (i) =>
       lines(
         8,
@@ -302,94 +321,69 @@ function ownFragments(first: [string, string], second: [string, string]): string
       ),
     )
   return /* wgsl */ `
+  let scale = vec4<f32>(u.scale * ${LOG2E});
 ${lines(2, (i) => lines(8, (c) => `  var a${i}_${c}: ${matrixType('left')};`))}
   if (member == 0u) {
-${load(first)}
+${load(own[0])}
   } else {
-${load(second)}
-  }`
+${load(own[1])}
+  }
+${declareSums(fragmentsN)}
+  var next0: vec4<u32>;
+  var next1: vec4<u32>;`
 }
 
-/** The parts of a backward text; stages are where a tile begins, as WGSL. */
-interface TileParts {
-  /** Vectors of a stage. */
-  readonly stage: number
-  /** Reads a tile into registers, and puts it from there into a stage. */
-  readonly fetch: (tile: string) => string
-  readonly put: (stage: string) => string
-  /** What comes from afar and is wanted early. */
-  readonly readRow: string
-  readonly multiplyScores: (stage: string) => string
-  readonly storeScores: string
-  readonly weigh: string
-  readonly addGradients: (stage: string) => string
-}
-
-/**
- * The loop over tiles that multiplies the scores of the next tile between the same barriers as it weighs those of this one. The first
- * tile is in the first of three stages.
- */
-function tilesAhead(parts: TileParts): string {
-  const { stage, fetch, put, readRow, multiplyScores, storeScores, weigh, addGradients } = parts
+/** Reads a tile of each of two streamed tensors, whose head begins at `base`: a vector of each an invocation. */
+function fetchPair(
+  [first, second]: readonly [string, string],
+  base: string,
+  tile: string,
+  length: string,
+  ragged: boolean,
+): string {
   return /* wgsl */ `
-  var now = 0u;
-  var next = ${stage}u;
-  var then = ${2 * stage}u;
-${fetch('min(1u, num_tiles - 1u)')}
-${multiplyScores('now')}
-${storeScores}
-  workgroupBarrier();
-${put('next')}
-  workgroupBarrier();
-  for (var t = 0u; t < num_tiles; t++) {
-${readRow}
-${multiplyScores('next')}
-${weigh}
-${fetch('min(t + 2u, num_tiles - 1u)')}
-    workgroupBarrier();
-${addGradients('now')}
-${storeScores}
-${put('then')}
-    workgroupBarrier();
-    let done = now;
-    now = next;
-    next = then;
-    then = done;
-  }`
+    {
+      let at_next = ${base} + ${streamedRow(tile, BACKWARD_TILE, length, ragged)} * stride + tile_column;
+      next0 = ${first}[at_next];
+      next1 = ${second}[at_next];
+    }`
+}
+
+/** Own rows times those of the tile that begins at `tile`. */
+function multiplyScores(tile: string): string {
+  return /* wgsl */ `
+${clearScores}
+    {
+      let tile = ${tile};
+${lines(
+  8,
+  (c) => `      {
+        let part = ${loadMatrix('right', 'col_major', 'tiles', `tile + ${c * 2}u`, ROW)};
+        ${multiplyAccumulate(`a0_${c}`, 'part', 'scores0')}
+        ${multiplyAccumulate(`a1_${c}`, 'part', 'scores1')}
+      }`,
+)}
+    }`
 }
 
 /**
  * `dk` and `dv`. The workgroup owns keys and streams queries. Member 0 computes Sᵀ = K Qᵀ and dV += Pᵀ dO, member 1 computes
  * dPᵀ = V dOᵀ and dK += dSᵀ Q: the index selects fragments, tile and strip, so neither branches.
+ *
+ * It runs ahead by a tile. Of three stages, each a tile of Q and one of dO, `now` gives what is added to the sums and `next` the
+ * scores, while `then` is filled.
  */
-export function matrixGradKvText({ ragged, overlapped }: MatrixAttentionVariant): KernelText {
+export function matrixGradKvText({ ragged }: MatrixAttentionVariant): KernelText {
   const TILE = BACKWARD_TILE * ROW
-  /** Tiles of Q and dO in workgroup memory. */
-  const stages = overlapped ? 3 : 2
-  const fetch = (tile: string): string => {
-    const row = `(${tile}) * ${BACKWARD_TILE}u + tile_row`
-    return `    {
-      let at_next = q0 + ${ragged ? `min(${row}, u.N - 1u)` : `(${row})`} * stride + tile_column;
-      q_next = q[at_next]; d_next = dout[at_next];
-    }`
-  }
-  const put = (stage: string): string =>
-    `    tiles[${stage} + tile_at] = q_next; tiles[${stage} + tile_at + ${TILE}u] = d_next;`
-  const multiplyScores = (stage: string): string => /* wgsl */ `
-    scores0 = ${zeroMatrix};
-    scores1 = ${zeroMatrix};
-${lines(
-  8,
-  (c) => `    {
-      let part = ${loadMatrix('right', 'col_major', 'tiles', `${stage} + member * ${TILE}u + ${c * 2}u`, ROW)};
-      ${multiplyAccumulate(`a0_${c}`, 'part', 'scores0')}
-      ${multiplyAccumulate(`a1_${c}`, 'part', 'scores1')}
-    }`,
-)}`
+  const STAGE = 2 * TILE
+  const fetch = (tile: string): string => fetchPair(['q', 'dout'], 'q0', tile, 'u.N', ragged)
+  const put = (stage: string): string => /* wgsl */ `
+    tiles[${stage} + tile_at] = next0;
+    tiles[${stage} + tile_at + ${TILE}u] = next1;`
+  const scoresOf = (stage: string): string => multiplyScores(`${stage} + member * ${TILE}u`)
   const storeScores = /* wgsl */ `
     ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u', 'scores0', 33)}
     ${storeMatrix('col_major', 'strip', 'strip_first + pair * 8u + 4u', 'scores1', 33)}`
-  // Read early: they come from afar.
   const readQuery = /* wgsl */ `
     let query_index = ${ragged ? `min(t * ${BACKWARD_TILE}u + query, u.N - 1u)` : `t * ${BACKWARD_TILE}u + query`};
     let log_sum = ${SHIFT}.0 - lse[head_index * u.N + query_index] * ${LOG2E};
@@ -405,51 +399,22 @@ ${lines(
       strip[weight_at] = ${packHalves('p0', 'p1')};
       strip[weight_at + 528u] = ${packHalves('ds0', 'ds1')};
     }`
-  const addGradients = (stage: string): string => /* wgsl */ `
-    {
-      let w0 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 1u + pair * 8u', 33)};
-      let w1 = ${loadMatrix('left', 'col_major', 'strip', 'strip_first + 5u + pair * 8u', 33)};
-${lines(
-  8,
-  (j) => `      {
-        let part = ${loadMatrix('right', 'row_major', 'tiles', `${stage} + (1u - member) * ${TILE}u + ${j * 2}u`, ROW)};
-        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
-        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
-      }`,
-)}
-    }`
-  const serial = /* wgsl */ `
-  for (var t = 0u; t < num_tiles; t++) {
-    let now = (t & 1u) * ${2 * TILE}u;
-    let then = ${2 * TILE}u - now;
-${readQuery}
-${multiplyScores('now')}
-${storeScores}
-${fetch(`min(t + 1u, num_tiles - 1u)`)}
-    workgroupBarrier();
-${weigh}
-${put('then')}
-    workgroupBarrier();
-${addGradients('now')}
-  }`
-  // A subgroup stores scores where it alone has read weights, so they may follow its products without a barrier.
-  const ahead = tilesAhead({
-    stage: 2 * TILE,
-    fetch,
-    put,
-    readRow: readQuery,
-    multiplyScores,
-    storeScores,
-    weigh,
-    addGradients,
-  })
+  const addGradients = addProducts(
+    [
+      loadMatrix('left', 'col_major', 'strip', 'strip_first + 1u + pair * 8u', 33),
+      loadMatrix('left', 'col_major', 'strip', 'strip_first + 5u + pair * 8u', 33),
+    ],
+    8,
+    (j) =>
+      loadMatrix('right', 'row_major', 'tiles', `now + (1u - member) * ${TILE}u + ${j * 2}u`, ROW),
+  )
   return {
     directives: subgroupMatrixDirectives,
     declarations: /* wgsl */ `
-var<workgroup> tiles: array<vec4<u32>, ${stages * 2 * TILE}>;
+var<workgroup> tiles: array<vec4<u32>, ${3 * STAGE}>;
 var<workgroup> strip: array<vec4<u32>, 1056>;`,
     main: /* wgsl */ `
-${heads}
+${setup}
   let num_tiles = (u.N + ${BACKWARD_TILE - 1}u) / ${BACKWARD_TILE}u;
   let query = local % 16u;
   let chunk = local / 16u;
@@ -457,23 +422,39 @@ ${heads}
   // Eight f16 replace the eight f32 they came from, one in two vectors: fragments of them keep the strip's stride.
   let weight_at = query * 33u + (chunk >> 1u) * 4u + 1u + (chunk & 1u);
   let strip_first = member * 528u;
-  let scale = vec4<f32>(u.scale * ${LOG2E});
-${ownFragments(['k', 'k0'], ['v', 'k0'])}
-${lines(2, (i) => lines(8, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
-  var scores0 = ${zeroMatrix};
-  var scores1 = ${zeroMatrix};
-  var q_next: vec4<u32>;
-  var d_next: vec4<u32>;
+${backwardSetup(['k', 'v'], 'k0', 8)}
+  var now = 0u;
+  var next = ${STAGE}u;
+  var then = ${2 * STAGE}u;
 ${fetch('0u')}
-${put('0u')}
+${put('now')}
+${fetch('1u')}
+${put('next')}
   workgroupBarrier();
-${overlapped ? ahead : serial}
+${scoresOf('now')}
+${storeScores}
   workgroupBarrier();
+  for (var t = 0u; t < num_tiles; t++) {
+    // Read before the products, which hide the way.
+${readQuery}
+${scoresOf('next')}
+${weigh}
+${fetch('min(t + 2u, num_tiles - 1u)')}
+    workgroupBarrier();
+${addGradients}
+    // A subgroup stores scores where it alone has just read weights: no barrier is needed between.
+${storeScores}
+${put('then')}
+    workgroupBarrier();
+    let done = now;
+    now = next;
+    next = then;
+    then = done;
+  }
   let unscale = select(1.0, u.scale, member == 1u) * ${2 ** -SHIFT};
 ${storeRows(
-  'strip',
   8,
-  (_, column) => /* wgsl */ `
+  (column) => /* wgsl */ `
       let at_out = k0 + row * stride + ${column}u + (lane >> 4u);
       if (member == 0u) { dv[at_out] = packed; } else { dk[at_out] = packed; }`,
   () => 'unscale',
@@ -485,116 +466,65 @@ ${storeRows(
  * `dq`. The workgroup owns queries and streams keys. Member 0 computes S = Q Kᵀ, member 1 dP = dO Vᵀ; then each adds
  * dS K to 64 of the 128 channels.
  */
-export function matrixGradQText({ ragged, overlapped }: MatrixAttentionVariant): KernelText {
+export function matrixGradQText({ ragged }: MatrixAttentionVariant): KernelText {
   const TILE = BACKWARD_TILE * ROW
-  // K is read before and after its values wait in registers, so it has a tile more than V, which has one.
-  const tilesK = overlapped ? 3 : 2
-  const fetch = (tile: string): string => {
-    const row = `(${tile}) * ${BACKWARD_TILE}u + tile_row`
-    return `    {
-      let at_next = k0 + ${ragged ? `min(${row}, u.M - 1u)` : `(${row})`} * stride + tile_column;
-      k_next = k[at_next]; v_next = v[at_next];
-    }`
-  }
-  const put = (stage: string): string =>
-    `    tiles[${stage} + tile_at] = k_next; tiles[tile_at + ${tilesK * TILE}u] = v_next;`
-  const score = (i: number): string => {
-    const weight = `exp2(fma(bitcast<vec4<f32>>(strip[score_at + ${i}u]), scale, offset))`
-    return ragged
-      ? `select(vec4<f32>(0.0), ${weight}, key + vec4<u32>(${[0, 1, 2, 3].map((c) => `${i * 4 + c}u`).join(', ')}) < vec4<u32>(u.M))`
-      : weight
-  }
-  const multiplyScores = (stage: string): string => /* wgsl */ `
-    scores0 = ${zeroMatrix};
-    scores1 = ${zeroMatrix};
-    {
-      let tile = select(${stage}, ${tilesK * TILE}u, member == 1u);
-${lines(
-  8,
-  (c) => `      {
-        let part = ${loadMatrix('right', 'col_major', 'tiles', `tile + ${c * 2}u`, ROW)};
-        ${multiplyAccumulate(`a0_${c}`, 'part', 'scores0')}
-        ${multiplyAccumulate(`a1_${c}`, 'part', 'scores1')}
-      }`,
-)}
-    }`
-  const storeScores = /* wgsl */ `
-    ${storeMatrix('row_major', 'strip', 'strip_first', 'scores0', 5)}
-    ${storeMatrix('row_major', 'strip', 'strip_first + 80u', 'scores1', 5)}`
-  const weigh = /* wgsl */ `
-    {
-      ${ragged ? `let key = vec4<u32>(t * ${BACKWARD_TILE}u + half * 8u);` : ''}
-${lines(2, (i) => `      let ds${i} = ${score(i)} * (bitcast<vec4<f32>>(strip[score_at + ${640 + i}u]) - delta_row);`)}
-      weights[own_row * 3u + half] = ${packHalves('ds0', 'ds1')};
-    }`
-  const addGradients = (stage: string): string => /* wgsl */ `
-    {
-      let w0 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u', 3)};
-      let w1 = ${loadMatrix('left', 'row_major', 'weights', 'pair * 96u + 48u', 3)};
-${lines(
-  4,
-  (j) => `      {
-        let part = ${loadMatrix('right', 'row_major', 'tiles', `${stage} + member * 8u + ${j * 2}u`, ROW)};
-        ${multiplyAccumulate('w0', 'part', `o0_${j}`)}
-        ${multiplyAccumulate('w1', 'part', `o1_${j}`)}
-      }`,
-)}
-    }`
-  const serial = /* wgsl */ `
-  for (var t = 0u; t < num_tiles; t++) {
-    let now = (t & 1u) * ${TILE}u;
-    let then = ${TILE}u - now;
-${fetch(`min(t + 1u, num_tiles - 1u)`)}
-${multiplyScores('now')}
-${storeScores}
-    workgroupBarrier();
-${weigh}
-${put('then')}
-    workgroupBarrier();
-${addGradients('now')}
-  }`
-  const ahead = tilesAhead({
-    stage: TILE,
-    fetch,
-    put,
-    readRow: '',
-    multiplyScores,
-    storeScores,
-    weigh,
-    addGradients,
-  })
+  // K is multiplied again after the next tile was put, so it has two tiles in turns; V is not, and has one behind them.
+  const V_TILE = 2 * TILE
+  const fetch = (tile: string): string => fetchPair(['k', 'v'], 'k0', tile, 'u.M', ragged)
+  const put = (tileK: string): string => /* wgsl */ `
+    tiles[${tileK} + tile_at] = next0;
+    tiles[${V_TILE}u + tile_at] = next1;`
   return {
     directives: subgroupMatrixDirectives,
     declarations: /* wgsl */ `
-var<workgroup> tiles: array<vec4<u32>, ${(tilesK + 1) * TILE}>;
+var<workgroup> tiles: array<vec4<u32>, ${3 * TILE}>;
 var<workgroup> strip: array<vec4<u32>, 1280>;
 var<workgroup> weights: array<vec4<u32>, 384>;`,
     main: /* wgsl */ `
-${heads}
+${setup}
   let num_tiles = (u.M + ${BACKWARD_TILE - 1}u) / ${BACKWARD_TILE}u;
   let own_row = local % 128u;
   let half = local / 128u;
   let score_at = own_row * 5u + half * 2u;
   let strip_first = member * 640u + pair * 160u;
-  let scale = vec4<f32>(u.scale * ${LOG2E});
   let offset = vec4<f32>(${SHIFT}.0 - lse[head_index * u.N + first + own_row] * ${LOG2E});
   let delta_row = vec4<f32>(delta[head_index * u.N + first + own_row]);
-${ownFragments(['q', 'q0'], ['dout', 'q0'])}
-${lines(2, (i) => lines(4, (j) => `  var o${i}_${j} = ${zeroMatrix};`))}
-  var scores0 = ${zeroMatrix};
-  var scores1 = ${zeroMatrix};
-  var k_next: vec4<u32>;
-  var v_next: vec4<u32>;
+${backwardSetup(['q', 'dout'], 'q0', 4)}
 ${fetch('0u')}
 ${put('0u')}
   workgroupBarrier();
-${overlapped ? ahead : serial}
+  for (var t = 0u; t < num_tiles; t++) {
+    let now = (t & 1u) * ${TILE}u;
+    let then = ${TILE}u - now;
+${fetch('min(t + 1u, num_tiles - 1u)')}
+${multiplyScores(`select(now, ${V_TILE}u, member == 1u)`)}
+    ${storeMatrix('row_major', 'strip', 'strip_first', 'scores0', 5)}
+    ${storeMatrix('row_major', 'strip', 'strip_first + 80u', 'scores1', 5)}
+    workgroupBarrier();
+    {
+      ${ragged ? `let key = vec4<u32>(t * ${BACKWARD_TILE}u + half * 8u);` : ''}
+${lines(2, (i) => {
+  const p = weightOfKeys(i, `bitcast<vec4<f32>>(strip[score_at + ${i}u])`, 'offset', ragged)
+  return `      let ds${i} = ${p} * (bitcast<vec4<f32>>(strip[score_at + ${640 + i}u]) - delta_row);`
+})}
+      weights[own_row * 3u + half] = ${packHalves('ds0', 'ds1')};
+    }
+${put('then')}
+    workgroupBarrier();
+${addProducts(
+  [
+    loadMatrix('left', 'row_major', 'weights', 'pair * 96u', 3),
+    loadMatrix('left', 'row_major', 'weights', 'pair * 96u + 48u', 3),
+  ],
+  4,
+  (j) => loadMatrix('right', 'row_major', 'tiles', `now + member * 8u + ${j * 2}u`, ROW),
+)}
+  }
   workgroupBarrier();
   let unscale = u.scale * ${2 ** -SHIFT};
 ${storeRows(
-  'strip',
   4,
-  (_, column) => `dq[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
+  (column) => `dq[q0 + row * stride + member * 8u + ${column}u + (lane >> 4u)] = packed;`,
   () => 'unscale',
 )}`,
   }
