@@ -189,6 +189,41 @@ describe('linear on subgroup matrices', () => {
     )
   }
 
+  it(
+    'adds up the parts of what is left over after whole waves',
+    async () => {
+      // Two rows by three columns of blocks on two multiprocessors, which hold two of this size each: the last column is left.
+      const overrides = { block: '128x128x32', multiprocessors: 2 } as const
+      const on = createDevice(createEmulatedGpu(), emulatedAdapterInfo, { overrides })
+      const [M, N, K, rank] = [150, 384, 64, 8] as const
+      const x = put([M, K], 'f16', 1, on)
+      const w = put([N, K], 'f16', 1 / 8, on)
+      const bias = put([N], 'f16', 1, on)
+      const a = put([rank, K], 'f32', 1 / 8, on)
+      const b = put([N, rank], 'f32', 1, on)
+      const adapters = [{ a: a.tensor, b: b.tensor, scale: 0.5 }]
+      const own = [{ a: a.values, b: b.values, scale: 0.5 }]
+      const y = on.ops.linear(x.tensor, w.tensor, { bias: bias.tensor, adapters })
+      const want = reference.linear(x.values, w.values, bias.values, own)
+      expect(await distance(y, want, on)).toBeLessThan(1e-3)
+      // The other layout: dy [M, K] by a weight [K, N], its adapter likewise.
+      const dy = put([M, K], 'f16', 1, on)
+      const back = put([K, N], 'f16', 1 / 8, on)
+      const input = put([M, N], 'f16', 1, on)
+      const down = put([rank, N], 'f32', 1 / 8, on)
+      const up = put([K, rank], 'f32', 1, on)
+      const { dx } = on.ops.linearGrad(dy.tensor, input.tensor, back.tensor, {
+        adapters: [{ a: down.tensor, b: up.tensor, scale: 0.5 }],
+        needsX: true,
+      })
+      const grads = reference.linearGrad(dy.values, input.values, back.values, [
+        { a: down.values, b: up.values, scale: 0.5 },
+      ])
+      expect(await distance(dx!, grads.dx, on)).toBeLessThan(1e-3)
+    },
+    SLOW,
+  )
+
   let first: ArrayLike<number>[] | undefined
   for (const block of Object.keys(matrixBlocks) as MatrixBlockName[]) {
     it(

@@ -1,3 +1,4 @@
+import { multiprocessorsOf } from '../tuning/last-wave.ts'
 import type { MatrixBlockName, MatrixUnitName } from '../tuning/matrix-unit.ts'
 
 /**
@@ -19,6 +20,8 @@ export interface AdapterProfile {
   /** Feature chromium-experimental-subgroup-matrix, and the shapes it offers. */
   readonly subgroupMatrix: readonly SubgroupMatrixConfig[]
   readonly timestamps: boolean
+  /** How many there are that run workgroups apart, where it is known. */
+  readonly multiprocessors?: number | undefined
   /** Units on subgroup matrices that failed their self-test here. */
   readonly refusedUnits: ReadonlySet<MatrixUnitName>
   /** How the dense unit on subgroup matrices cuts products up. */
@@ -98,6 +101,7 @@ export function readProfile(
           .subgroupMatrixConfigs ?? [])
       : [],
     timestamps: features.has('timestamp-query'),
+    multiprocessors: multiprocessorsOf(info.device ?? ''),
     block: '256x128x64',
     ...overrides,
     refusedUnits: new Set(overrides.refusedUnits),

@@ -98,7 +98,7 @@ function matrixSchedule(
         fits(subgroupMatrixBytes(candidate, layout)) &&
         subgroupMatrixSize(candidate) <= profile.limits.maxInvocations,
     )
-    return block && { unit: 'subgroup-matrix', ...block, K, lda, ldb: N }
+    return block && { unit: 'subgroup-matrix', ...block, parts: 1, K, lda, ldb: N }
   }
   if (y !== 'f32' || biased || rank > 0) return undefined
   const thin = (

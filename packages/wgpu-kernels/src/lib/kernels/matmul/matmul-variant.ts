@@ -53,7 +53,9 @@ export interface TileSchedule {
  */
 export interface SubgroupMatrixSchedule extends MatrixBlock {
   readonly unit: 'subgroup-matrix'
-  /** Contraction and distances between rows (of b beside `nt`: its rows), literals in the text. */
+  /** Parts of the contraction that are summed apart, into f32. */
+  readonly parts: number
+  /** Contraction of a part and distances between rows (of b beside `nt`: its rows), literals in the text. */
   readonly K: number
   readonly lda: number
   readonly ldb: number

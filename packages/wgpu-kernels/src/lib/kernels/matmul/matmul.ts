@@ -12,6 +12,7 @@ import {
   generalSchedules,
   type MatmulShape,
 } from '../../tuning/matmul-schedule.ts'
+import { lastWave, type LastWave } from '../../tuning/last-wave.ts'
 import { matrixBlocks } from '../../tuning/matrix-unit.ts'
 import { widthOf } from '../../wgsl/float-vector.ts'
 import { reduceSplits } from '../reduce-splits/reduce-splits.ts'
@@ -25,6 +26,7 @@ import {
   type Layout,
   type MatmulSchedule,
   type MatmulVariant,
+  type SubgroupMatrixSchedule,
 } from './matmul-variant.ts'
 import { broadcastText } from './units/broadcast.wgsl.ts'
 import { directText } from './units/direct.wgsl.ts'
@@ -38,7 +40,7 @@ const widths = [1, 4] as const
 /** Variants of the matrix units, with the sizes of a block of the model for the literals. */
 function matrixVariants(): MatmulVariant[] {
   const base = { a: 'f16', aWidth: 4, bWidth: 4, yWidth: 4, bias: 'none', sideWidth: 0 } as const
-  const dense = { unit: 'subgroup-matrix', K: 5120, lda: 5120, ldb: 5120 } as const
+  const dense = { unit: 'subgroup-matrix', parts: 1, K: 5120, lda: 5120, ldb: 5120 } as const
   const { '256x128x64': usual, ...others } = matrixBlocks
   const thin = { unit: 'thin', K: 5120, lda: 5120, ldb: 5120 } as const
   const ranks = [16, 64] as const
@@ -57,6 +59,14 @@ function matrixVariants(): MatmulVariant[] {
           })),
         ),
       ),
+      ...([0, 4] as const).map((sideWidth) => ({
+        ...base,
+        layout,
+        b: 'f16' as const,
+        y: 'f32' as const,
+        sideWidth,
+        schedule: { ...dense, ...usual, parts: 2, K: 2560 },
+      })),
       ...Object.values(others).map((block) => ({
         ...base,
         layout,
@@ -210,6 +220,8 @@ interface Dispatch {
   readonly yFirst?: number
   readonly nFirst?: number
   readonly scale?: number
+  /** Of the tiles, where not all are wanted. */
+  readonly firstTiles?: number
 }
 
 function dispatchMatmul(run: Runner, dispatch: Dispatch): void {
@@ -219,7 +231,7 @@ function dispatchMatmul(run: Runner, dispatch: Dispatch): void {
   const { lda, ldb, ldy, heads = 1 } = strides
   const { aBatch = 0, aHead = 0, bBatch = 0, bHead = 0, yBatch = 0, yHead = 0 } = strides
   const rank = side ? side.u.shape.at(-1)! : 0
-  const sideLdb = layout === 'nt' ? rank : N
+  const sideLdb = layout === 'nt' ? rank : ldb
   const aWidth = widthOf(lda, aBatch, aHead, aFirst, layout === 'tn' ? M : K)
   const bWidth = widthOf(ldb, bBatch, bHead, bFirst, layout === 'nt' ? K : N)
   const alike = schedule.unit === 'broadcast' && aWidth !== bWidth
@@ -272,7 +284,9 @@ function dispatchMatmul(run: Runner, dispatch: Dispatch): void {
       rank,
       side_ldb: sideLdb,
     },
-    schedule.unit === 'direct' ? Math.ceil(tiles / schedule.workgroupSize) : tiles,
+    schedule.unit === 'direct'
+      ? Math.ceil(tiles / schedule.workgroupSize)
+      : (dispatch.firstTiles ?? tiles),
   )
 }
 
@@ -314,12 +328,13 @@ function rightOperand(run: Runner, b: WgpuTensor | LazyWeight): (blocked: boolea
 /** The rows of one window: a dispatch for each window of columns and of K. */
 function matmulRows(
   run: Runner,
-  { layout, M: allRows, N, K, a, b: { dtype: dtypeB }, y, bias, side, scale = 1 }: MatmulProblem,
+  problem: MatmulProblem,
   makeB: (blocked: boolean) => WgpuTensor,
   rows: RowWindow,
   columnWindows: readonly RowWindow[],
   kWindows: readonly RowWindow[],
 ): void {
+  const { layout, M: allRows, N, K, a, y, bias, side, scale = 1 } = problem
   const M = rows.end - rows.start
   const size = ({ dtype }: WgpuTensor): number => bytesPerElement[dtype]
   const whole: MatmulShape = {
@@ -334,7 +349,7 @@ function matmulRows(
       : {
           operands: {
             a: a.dtype,
-            b: dtypeB,
+            b: problem.b.dtype,
             y: y.dtype,
             biased: bias !== undefined,
             rank: side ? side.u.shape.at(-1)! : 0,
@@ -348,6 +363,7 @@ function matmulRows(
   const b = makeB(isBlocked)
   const yRows = run.rows(y, rows, N * size(y))
   const partial = parts > 1 ? run.alloc([parts, M, N], 'f32') : undefined
+  const last = parts === 1 ? lastWave(run.profile, whole, schedule) : undefined
   kWindows.forEach((ks, part) => {
     for (const columns of columnWindows) {
       const sideHere = part === 0 ? side : undefined
@@ -385,10 +401,56 @@ function matmulRows(
         yFirst: kWindows.length > 1 ? part * M * N : 0,
         nFirst: columns.start,
         scale: partial ? 1 : scale,
+        ...(last ? { firstTiles: last.tilesBefore } : {}),
       })
     }
   })
   if (partial) reduceSplits(run, { partial, y, yRows, M, N, splits: parts, bias, scale })
+  if (last) matmulLastWave(run, problem, b, rows, schedule as SubgroupMatrixSchedule, last)
+}
+
+/** The rows and columns of a window that are left over, in parts of the contraction. */
+function matmulLastWave(
+  run: Runner,
+  { layout, N, K, a, y, bias, side, scale = 1 }: MatmulProblem,
+  b: WgpuTensor,
+  window: RowWindow,
+  schedule: SubgroupMatrixSchedule,
+  { firstRow, firstColumn, parts }: LastWave,
+): void {
+  const rows = { start: window.start + firstRow, end: window.end }
+  const shape = { layout, M: rows.end - rows.start, N: N - firstColumn, K, products: 1 }
+  const partial = run.alloc([parts, shape.M, shape.N], 'f32')
+  const size = ({ dtype }: WgpuTensor): number => bytesPerElement[dtype]
+  dispatchMatmul(run, {
+    shape,
+    schedule: { ...schedule, parts, K: K / parts },
+    splits: parts,
+    a,
+    b,
+    y: partial,
+    side,
+    bindings: {
+      a: run.rows(a, rows, K * size(a)),
+      b,
+      ...(side ? { side_a: run.rows(side.u, rows, side.u.shape.at(-1)! * 4), side_b: side.v } : {}),
+      y: partial,
+    },
+    strides: { lda: K, ldb: layout === 'nt' ? K : N, ldy: shape.N },
+    nFirst: firstColumn,
+  })
+  reduceSplits(run, {
+    partial,
+    y,
+    yRows: run.rows(y, rows, N * size(y)),
+    M: shape.M,
+    N: shape.N,
+    ldy: N,
+    nFirst: firstColumn,
+    splits: parts,
+    bias,
+    scale,
+  })
 }
 
 /** Equal products side by side, in heads of batch items: the scores and sums of attention. */

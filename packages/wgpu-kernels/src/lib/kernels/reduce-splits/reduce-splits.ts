@@ -14,13 +14,13 @@ import {
 /**
  * Second pass of a product whose contraction was split: y = scale · Σ_s partial[s] + bias, s ascending.
  *
- * - `partial` [S, M, N] f32, read · `bias` [N] dtype, read · `y` [M, N] dtype, written
+ * - `partial` [S, M, N] f32, read · `bias` dtype, read · `y` dtype, written: M rows of N columns of a larger matrix
  */
 export const reduceSplitsKernel = defineKernel<ReduceSplitsVariant>({
   name: 'reduce-splits',
   bindings: reduceSplitsBindings,
-  // n and N count vectors.
-  uniforms: { n: 'u32', N: 'u32', splits: 'u32', scale: 'f32' },
+  // All but the splits count vectors: of the sum, of a row of it and of y, and the first column.
+  uniforms: { n: 'u32', N: 'u32', ldy: 'u32', n_first: 'u32', splits: 'u32', scale: 'f32' },
   workgroupSize: ({ workgroupSize }) => workgroupSize,
   wgsl: reduceSplitsText,
   variants: () =>
@@ -40,14 +40,17 @@ export interface SplitSum {
   readonly yRows: TensorRange
   readonly M: number
   readonly N: number
+  /** Columns of y, and the first of those that are summed, all of them by default. */
+  readonly ldy?: number
+  readonly nFirst?: number
   readonly splits: number
   readonly bias: WgpuTensor | undefined
   readonly scale: number
 }
 
 export function reduceSplits(run: Runner, sum: SplitSum): void {
-  const { partial, y, yRows, M, N, splits, bias, scale } = sum
-  const width = widthOf(N)
+  const { partial, y, yRows, M, N, ldy = N, nFirst = 0, splits, bias, scale } = sum
+  const width = widthOf(N, ldy, nFirst)
   const schedule = elementwiseSchedule(run.profile)
   const n = (M * N) / width
   run.run(
@@ -59,7 +62,7 @@ export function reduceSplits(run: Runner, sum: SplitSum): void {
       ...schedule,
     },
     { partial, y: yRows, ...(bias ? { bias } : {}) },
-    { n, N: N / width, splits, scale },
+    { n, N: N / width, ldy: ldy / width, n_first: nFirst / width, splits, scale },
     Math.ceil(n / (schedule.workgroupSize * schedule.perInvocation)),
   )
 }

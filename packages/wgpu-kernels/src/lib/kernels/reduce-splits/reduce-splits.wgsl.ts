@@ -28,7 +28,8 @@ export function reduceSplitsText(variant: ReduceSplitsVariant): KernelText {
       variant,
       `var sum = ${type}(partial[i]);
     for (var s = 1u; s < u.splits; s++) { sum += partial[s * u.n + i]; }
-    y[i] = y_t(sum * u.scale${variant.bias === 'none' ? '' : ` + ${type}(bias[i % u.N])`});`,
+    let column = u.n_first + i % u.N;
+    y[(i / u.N) * u.ldy + column] = y_t(sum * u.scale${variant.bias === 'none' ? '' : ` + ${type}(bias[column])`});`,
     ),
   }
 }

@@ -23,6 +23,9 @@ const TILE = 16 * FRAGMENTS
 const STEP = 32
 const STEP_VECTORS = STEP / 8
 
+/** Rows of blocks that are computed column after column, before the next rows. */
+export const ROW_GROUP = 1024
+
 /** K in one block of a weight for `nt`: [K / 32, N, 32], see `blocked-weight.ts`. */
 export const WEIGHT_BLOCK = STEP
 
@@ -55,12 +58,13 @@ const plainRow = (blockN: number): number => blockN / 8 + 1
  * then. Sizes and strides are literals: with uniforms the same text runs at 60 % of the speed. The last block of rows or columns is moved back to end with them; what it shares with its
  * neighbour is computed twice and stored once.
  *
- * The side branch is one more step along K, its operands rounded to f16 on the way into workgroup memory.
+ * The side branch is one more step along K, its operands rounded to f16 on the way into workgroup memory. Of several parts of
+ * the contraction the first takes it.
  */
 export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const { layout, bias, sideWidth, y } = variant
   const schedule = variant.schedule as SubgroupMatrixSchedule
-  const { blockM, blockN, depthA, K, lda, ldb } = schedule
+  const { blockM, blockN, depthA, parts, K, lda, ldb } = schedule
   const isBlocked = layout === 'nt'
   const subgroupsN = blockN / TILE
   const size = subgroupMatrixSize(schedule)
@@ -78,6 +82,7 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const stepB = isBlocked ? ldb * STEP_VECTORS : (STEP * ldb) / 8
   const addressB = (i: number): number =>
     isBlocked ? i * size : ((i * size) / vectorsN) * (ldb / 8)
+  const partOf = (vectors: number): string => (parts > 1 ? ` + part * ${vectors}u` : '')
   const fetchA = lines(
     loadsA,
     (i) => `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + next * ${a.vectors}u];`,
@@ -92,13 +97,10 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
     loadsA,
     (i) => `    tiles[put_a + ${i * (size + size / (FRAGMENTS * a.vectors))}u] = a_next${i};`,
   )
+  const putB = (i: number): number =>
+    isBlocked ? i * (size + size / (FRAGMENTS * b.vectors)) : (i * size * rowB) / vectorsN
   const storeB = (subStep: number): string =>
-    lines(loadsB, (i) => {
-      const at = isBlocked
-        ? i * (size + size / (FRAGMENTS * b.vectors))
-        : (i * size * rowB) / vectorsN
-      return `    tiles[put_b + ${at}u] = b_next${subStep}_${i};`
-    })
+    lines(loadsB, (i) => `    tiles[put_b + ${putB(i)}u] = b_next${subStep}_${i};`)
 
   /** Multiplies a step of `b` with the same of what there is of `a`. */
   const multiply = (subStep: number): string =>
@@ -132,32 +134,39 @@ ${lines(FRAGMENTS, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${
     }`
     })
 
-  const sideB = isBlocked
-    ? `for (var q = local; q < ${blockN * STEP_VECTORS}u; q += ${size}u) {
-      let k = r0 + (q % ${STEP_VECTORS}u) * 8u;
-      var low = vec4<f32>(0.0); var high = vec4<f32>(0.0);
-      if (k < u.rank) { let at = ((n0 + q / ${STEP_VECTORS}u) * u.side_ldb + k) / 4u; low = side_b[at]; high = side_b[at + 1u]; }
-      tiles[${firstB}u + ${placeOf(b, 'q')}] = ${packHalves('low', 'high')};
-    }`
-    : `for (var q = local; q < ${STEP * vectorsN}u; q += ${size}u) {
-      let row = q / ${vectorsN}u;
-      var low = vec4<f32>(0.0); var high = vec4<f32>(0.0);
-      if (r0 + row < u.rank) { let at = ((r0 + row) * u.side_ldb + n0) / 4u + (q % ${vectorsN}u) * 2u; low = side_b[at]; high = side_b[at + 1u]; }
-      tiles[${firstB}u + row * ${rowB}u + q % ${vectorsN}u] = ${packHalves('low', 'high')};
-    }`
+  // What a thread takes of the side branch is loaded at once, whole steps beyond the rank too, which count as zero.
+  const loadsSideA = (blockM * STEP_VECTORS) / size
+  const placeA = (i: number): string =>
+    `(local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * ${a.vectors}u + local % ${STEP_VECTORS}u`
+  const sideAddress = (i: number): string =>
+    isBlocked
+      ? `((u.n_first + n0 + local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * u.side_ldb + min(k, u.rank - 8u)) / 4u`
+      : `(min(r0 + local / ${vectorsN}u + ${(i * size) / vectorsN}u, u.rank - 1u) * u.side_ldb + u.n_first + n0) / 4u + local % ${vectorsN}u * 2u`
+  const isSideUsed = (i: number): string =>
+    isBlocked ? 'k < u.rank' : `r0 + local / ${vectorsN}u + ${(i * size) / vectorsN}u < u.rank`
   const side = /* wgsl */ `
-  for (var r0 = 0u; r0 < u.rank; r0 += ${STEP}u) {
-    for (var q = local; q < ${blockM * STEP_VECTORS}u; q += ${size}u) {
-      let row = q / ${STEP_VECTORS}u; let k = r0 + (q % ${STEP_VECTORS}u) * 8u;
-      var low = vec4<f32>(0.0); var high = vec4<f32>(0.0);
-      if (k < u.rank) {
-        let at = ((m0 + row) * u.rank + k) / 4u;
-        low = side_a[at] * u.scale; high = side_a[at + 1u] * u.scale;
-      }
-      let place = row * ${a.vectors}u + q % ${STEP_VECTORS}u;
-      tiles[${placeOf(a, 'place')}] = ${packHalves('low', 'high')};
-    }
-    ${sideB}
+  let rank = ${parts > 1 ? 'select(0u, u.rank, part == 0u)' : 'u.rank'};
+  for (var r0 = 0u; r0 < rank; r0 += ${STEP}u) {
+    let k = r0 + local % ${STEP_VECTORS}u * 8u;
+${lines(
+  loadsSideA,
+  (
+    i,
+  ) => `    let a_at${i} = ((m0 + local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * u.rank + min(k, u.rank - 8u)) / 4u;
+    let a_low${i} = side_a[a_at${i}]; let a_high${i} = side_a[a_at${i} + 1u];`,
+)}
+${lines(
+  loadsB,
+  (i) => `    let b_at${i} = ${sideAddress(i)};
+    let b_low${i} = side_b[b_at${i}]; let b_high${i} = side_b[b_at${i} + 1u];`,
+)}
+    let zero = vec4<u32>(0u);
+${lines(
+  loadsSideA,
+  (i) => `    let a_place${i} = ${placeA(i)};
+    tiles[${placeOf(a, `a_place${i}`)}] = select(zero, ${packHalves(`(a_low${i} * u.scale)`, `(a_high${i} * u.scale)`)}, k < u.rank);`,
+)}
+${lines(loadsB, (i) => `    tiles[put_b + ${putB(i)}u] = select(zero, ${packHalves(`b_low${i}`, `b_high${i}`)}, ${isSideUsed(i)});`)}
     workgroupBarrier();
 ${multiply(0)}
     workgroupBarrier();
@@ -167,10 +176,9 @@ ${multiply(0)}
   const width = y === 'f16' ? 8 : 4
   const perRow = TILE / width
   const biasOf = (offset: number): string =>
-    bias === 'none'
-      ? ''
-      : ` + vec4<f32>(${[0, 1, 2, 3].map((c) => `f32(bias[n + ${offset + c}u])`).join(', ')})`
+    `vec4<f32>(${[0, 1, 2, 3].map((c) => `f32(bias[n + ${offset + c}u])`).join(', ')})`
   const scale = sideWidth ? '' : ' * u.scale'
+  const first = parts > 1 ? 'part * u.y_split + ' : ''
   /** Four columns of the strip from `column` on, as f32. */
   const sums = (offset: number): string =>
     isBlocked
@@ -186,39 +194,50 @@ ${multiply(0)}
           `      let both${j} = bitcast<vec4<f32>>(tiles[at + ${j * 4}u + column / 16u]);
       let pair${j} = select(both${j}.xy, both${j}.zw, (column & 8u) != 0u);
       let four${j} = select(pair${j}.xx, pair${j}.yy, (column & 4u) != 0u);`
-  const value = (offset: number): string => `(${sums(offset)}${biasOf(offset)})${scale}`
-  const out = lines(
-    FRAGMENTS,
-    (i) => /* wgsl */ `
+  const value = (offset: number): string =>
+    `(${sums(offset)}${bias === 'none' ? '' : ` + bias${offset}`})${scale}`
+  const out = `
+  // A lane stores the same columns of each row.
+  let column = lane % ${perRow}u * ${width}u;
+  let n = n0 + subgroup_n + column;
+${bias === 'none' ? '' : lines(width / 4, (i) => `  let bias${i * 4} = ${biasOf(i * 4)};`)}
+${lines(
+  FRAGMENTS,
+  (i) => /* wgsl */ `
 ${lines(FRAGMENTS, (j) => `  ${storeMatrix('row_major', 'tiles', `strip + ${j * 4}u`, `c${i}_${j}`, strip)}`)}
   workgroupBarrier();
-  for (var q = lane; q < ${16 * perRow}u; q += ${SUBGROUP}u) {
-    let row = q / ${perRow}u; let column = (q % ${perRow}u) * ${width}u;
-    let m = m0 + subgroup_m + row * ${FRAGMENTS}u + ${i}u; let n = n0 + subgroup_n + column;
+  for (var row = lane / ${perRow}u; row < 16u; row += ${SUBGROUP / perRow}u) {
+    let m = m0 + subgroup_m + row * ${FRAGMENTS}u + ${i}u;
     if (m >= block_m && n >= block_n) {
       let at = strip + row * ${strip}u;
 ${isBlocked ? lines(FRAGMENTS, gather) : ''}
       ${
         y === 'f16'
           ? `let low = ${value(0)}; let high = ${value(4)};
-      y[(m * u.ldy + n) / 8u] = ${packHalves('low', 'high')};`
-          : `y[(m * u.ldy + n) / 4u] = ${value(0)};`
+      y[(${first}m * u.ldy + n) / 8u] = ${packHalves('low', 'high')};`
+          : `y[(${first}m * u.ldy + n) / 4u] = ${value(0)};`
       }
     }
   }
   workgroupBarrier();`,
-  )
+)}`
 
   return {
     directives: subgroupMatrixDirectives,
     declarations: `var<workgroup> tiles: array<vec4<u32>, ${subgroupMatrixBytes(schedule, layout) / 16}>;`,
     main: /* wgsl */ `
-  // Groups of 1024 rows, column after column: both operands of a wave of workgroups stay in the cache.
-  let per_group = ${1024 / blockM}u * u.tiles_n;
-  let first_m = (group / per_group) * ${1024 / blockM}u;
+  // Groups of ${ROW_GROUP} rows, column after column: both operands of a wave of workgroups stay in the cache.
+${
+  parts > 1
+    ? `  let part = group / (u.tiles_m * u.tiles_n);
+  let tile = group % (u.tiles_m * u.tiles_n);`
+    : '  let tile = group;'
+}
+  let per_group = ${ROW_GROUP / blockM}u * u.tiles_n;
+  let first_m = (tile / per_group) * ${ROW_GROUP / blockM}u;
   if (first_m >= u.tiles_m) { return; }
-  let group_m = min(u.tiles_m - first_m, ${1024 / blockM}u);
-  let in_group = group % per_group;
+  let group_m = min(u.tiles_m - first_m, ${ROW_GROUP / blockM}u);
+  let in_group = tile % per_group;
   if (in_group >= group_m * u.tiles_n) { return; }
   let block_m = (first_m + in_group % group_m) * ${blockM}u;
   let block_n = (in_group / group_m) * ${blockN}u;
@@ -233,8 +252,8 @@ ${isBlocked ? lines(FRAGMENTS, gather) : ''}
   let fragment_a = (subgroup_m / ${FRAGMENTS}u) * ${a.pitch}u;
   let fragment_b = ${firstB}u + ${isBlocked ? `(subgroup_n / ${FRAGMENTS}u) * ${b.pitch}u` : 'subgroup_n / 8u'};
   let strip = subgroup * ${16 * strip}u;
-  let a_at = (m0 + local / ${a.vectors}u) * ${lda / 8}u + local % ${a.vectors}u;
-  let b_at = ${isBlocked ? `n0 * ${STEP_VECTORS}u + local` : `(local / ${vectorsN}u) * ${ldb / 8}u + n0 / 8u + local % ${vectorsN}u`};
+  let a_at = (m0 + local / ${a.vectors}u) * ${lda / 8}u + local % ${a.vectors}u${partOf(K / 8)};
+  let b_at = ${isBlocked ? `(u.n_first + n0) * ${STEP_VECTORS}u + local` : `(local / ${vectorsN}u) * ${ldb / 8}u + (u.n_first + n0) / 8u + local % ${vectorsN}u`}${partOf((K / STEP) * stepB)};
 ${lines(loadsA, (i) => `  var a_next${i}: vec4<u32>;`)}
 ${lines(subSteps, (s) => lines(loadsB, (i) => `  var b_next${s}_${i}: vec4<u32>;`))}
 ${lines(FRAGMENTS, (i) => lines(FRAGMENTS, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}

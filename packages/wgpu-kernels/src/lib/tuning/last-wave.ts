@@ -1,0 +1,65 @@
+// Axes: M rows and N columns of the result, K the contraction.
+import type { AdapterProfile } from '../device/adapter-profile.ts'
+import type { MatmulSchedule, SubgroupMatrixSchedule } from '../kernels/matmul/matmul-variant.ts'
+import { ROW_GROUP, subgroupMatrixSize } from '../kernels/matmul/units/subgroup-matrix.wgsl.ts'
+
+/** Multiprocessors by the adapter's name, where the last wave of a product is worth cutting: from NVIDIA's data sheets. */
+const multiprocessors: readonly (readonly [RegExp, number])[] = [
+  [/h100-pcie/i, 114],
+  [/h100|h200|h800|gh200/i, 132],
+  [/a100|a800/i, 108],
+  [/l40|rtx-6000-ada/i, 142],
+  [/rtx-pro-6000/i, 188],
+  [/a6000|a40\b/i, 84],
+  [/rtx-5090/i, 170],
+  [/rtx-4090/i, 128],
+  [/rtx-3090/i, 82],
+]
+
+/** How many multiprocessors an adapter has, if that is known. */
+export function multiprocessorsOf(device: string): number | undefined {
+  return multiprocessors.find(([name]) => name.test(device))?.[1]
+}
+
+/** Invocations of the dense unit that the registers of a multiprocessor hold. */
+const INVOCATIONS_AT_ONCE = 256
+/** Parts of the contraction; with more, adding them up costs more than they save. */
+const PARTS = [4, 3, 2] as const
+
+/** The end of a product: its last rows and columns, with the contraction in parts that run side by side. */
+export interface LastWave {
+  /** Tiles that are computed before, whole. */
+  readonly tilesBefore: number
+  readonly firstRow: number
+  readonly firstColumn: number
+  readonly parts: number
+}
+
+/**
+ * Where a product's workgroups do not fill the adapter a whole number of times, what is left over takes as long as a full wave.
+ * If it is at most half a wave, it is computed in parts of the contraction: 1760 blocks on 132 multiprocessors take 13.5 waves
+ * instead of 14. Undefined where that gains nothing or the adapter's size is not known.
+ */
+export function lastWave(
+  { multiprocessors: count }: AdapterProfile,
+  { M, N, K }: { readonly M: number; readonly N: number; readonly K: number },
+  schedule: MatmulSchedule,
+): LastWave | undefined {
+  if (count === undefined || schedule.unit !== 'subgroup-matrix') return undefined
+  const { blockM, blockN, depthA }: SubgroupMatrixSchedule = schedule
+  const wave = (count * INVOCATIONS_AT_ONCE) / subgroupMatrixSize(schedule)
+  const tilesM = Math.ceil(M / blockM)
+  const tilesN = Math.ceil(N / blockN)
+  const left = (tilesM * tilesN) % wave
+  if (left === 0 || tilesM * tilesN < wave) return undefined
+  // Tiles are computed column after column within a group of rows: the last are columns of the last group.
+  const groupRows = tilesM % (ROW_GROUP / blockM) || ROW_GROUP / blockM
+  const columns = Math.ceil(left / groupRows)
+  const firstRow = (tilesM - groupRows) * blockM
+  const parts = PARTS.find((n) => columns * groupRows * n <= wave && K % (n * depthA) === 0)
+  const firstColumn = (tilesN - columns) * blockN
+  // The last block is moved back to end with its rows or columns, so there must be one of them to move in.
+  const isWhole = columns <= tilesN && M - firstRow >= blockM && N - firstColumn >= blockN
+  if (parts === undefined || !isWhole) return undefined
+  return { tilesBefore: tilesM * tilesN - columns * groupRows, firstRow, firstColumn, parts }
+}
