@@ -55,8 +55,9 @@ const plainRow = (blockN: number): number => blockN / 8 + 1
  * Workgroup blocks of blockM × blockN, a subgroup for each 64 × 64 of them. A step: store the block that waits in
  * registers, barrier, fetch what takes its place there, multiply, barrier. With 64 of `a` at once a step of it is two of `b`, and
  * everything is fetched that long ahead: drivers wait for all loads together before the first store, so none may be young
- * then. Sizes and strides are literals: with uniforms the same text runs at 60 % of the speed. The last block of rows or columns is moved back to end with them; what it shares with its
- * neighbour is computed twice and stored once.
+ * then. The first fragments of the second half are loaded before its barrier, since they do not wait for b. Sizes and strides
+ * are literals: with uniforms the same text runs at 60 % of the speed. The last block of rows or columns is moved back to end
+ * with them; what it shares with its neighbour is computed twice and stored once.
  *
  * The side branch is one more step along K, its operands rounded to f16 on the way into workgroup memory. Of several parts of
  * the contraction the first takes it.
@@ -83,10 +84,12 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const addressB = (i: number): number =>
     isBlocked ? i * size : ((i * size) / vectorsN) * (ldb / 8)
   const partOf = (vectors: number): string => (parts > 1 ? ` + part * ${vectors}u` : '')
-  const fetchA = lines(
-    loadsA,
-    (i) => `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + next * ${a.vectors}u];`,
-  )
+  /** The share of a's vectors that is fetched beside a sub step. */
+  const fetchA = (subStep: number): string =>
+    lines(loadsA / subSteps, (n) => {
+      const i = (subStep * loadsA) / subSteps + n
+      return `    a_next${i} = a[a_at + ${(i * size * lda) / depthA}u + next * ${a.vectors}u];`
+    })
   const fetchB = (subStep: number): string =>
     lines(
       loadsB,
@@ -102,10 +105,12 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const storeB = (subStep: number): string =>
     lines(loadsB, (i) => `    tiles[put_b + ${putB(i)}u] = b_next${subStep}_${i};`)
 
-  /** Multiplies a step of `b` with the same of what there is of `a`. */
+  const fragmentA = (i: number, column: number): string =>
+    loadMatrix('left', 'row_major', 'tiles', `fragment_a + ${i * a.vectors + column}u`, a.pitch)
+  /** Multiplies a step of `b` with the same of `a`. In the second half the first fragments of `a` are there already. */
   const multiply = (subStep: number): string =>
     lines(STEP / 16, (k) => {
-      const column = subStep * STEP_VECTORS + k * 2
+      const first = subStep > 0 && k === 0
       const fragmentB = (j: number): string =>
         isBlocked
           ? loadMatrix(
@@ -123,7 +128,7 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
               rowB,
             )
       return `    {
-${lines(FRAGMENTS, (i) => `      let a${i} = ${loadMatrix('left', 'row_major', 'tiles', `fragment_a + ${i * a.vectors + column}u`, a.pitch)};`)}
+${lines(FRAGMENTS, (i) => `      let a${i} = ${first ? `ahead${i}` : fragmentA(i, subStep * STEP_VECTORS + k * 2)};`)}
 ${lines(
   FRAGMENTS,
   (j) => `      {
@@ -259,7 +264,7 @@ ${lines(subSteps, (s) => lines(loadsB, (i) => `  var b_next${s}_${i}: vec4<u32>;
 ${lines(FRAGMENTS, (i) => lines(FRAGMENTS, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}
   {
     let next = 0u;
-${fetchA}
+${lines(subSteps, fetchA)}
 ${lines(subSteps, fetchB)}
   }
   for (var step = 0u; step < ${steps}u; step++) {
@@ -269,9 +274,10 @@ ${lines(
   (s) => `${s === 0 ? storeA : ''}
 ${storeB(s)}
     workgroupBarrier();
-${s === 0 ? fetchA : ''}
+${fetchA(s)}
 ${fetchB(s)}
 ${multiply(s)}
+${s + 1 < subSteps ? lines(FRAGMENTS, (i) => `    let ahead${i} = ${fragmentA(i, (s + 1) * STEP_VECTORS)};`) : ''}
     workgroupBarrier();`,
 )}
   }
