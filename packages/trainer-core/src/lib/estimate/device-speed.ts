@@ -40,15 +40,16 @@ interface KnownAdapter {
 
 /**
  * Measured on one NVIDIA H100 80GB HBM3 (docs/log.md, 2026-11-25): the kernels of a step at 512 × 512 × 41 in f16 with rank 16 and a
- * uint4 base, nothing kept but self-attention (`bench step --profile`), and the work that the memory plan counts for it.
+ * uint4 base, nothing kept but self-attention, and the work that the memory plan counts for it. By kernel from `bench step
+ * --profile` (but for the linears and the gradient of attention, which are faster since: what is left of the time of a step).
  *
  * | kind                  | counted   | ms a step                                      |
  * | --------------------- | --------- | ---------------------------------------------- |
- * | linears, gradients    | 747 TFLO  | 2455                                           |
+ * | linears, gradients    | 747 TFLO  | 2287                                           |
  * | self-attention        | 104 TFLO  | 408: 10.2 a layer of all 473 of forward passes |
- * | its gradient          | 260 TFLO  | 1397: 34.9 a layer of 1515                     |
+ * | its gradient          | 260 TFLO  | 1285: 32.1 a layer                             |
  * | attention to the text | 9.4 TFLO  | 65                                             |
- * | its gradient          | 11.8 TFLO | 118                                            |
+ * | its gradient          | 11.8 TFLO | 112                                            |
  * | norms                 | 275 GB    | 115                                            |
  * | adapters              | 259 GB    | 149                                            |
  * | all else              | 480 GB    | 206                                            |
@@ -57,12 +58,12 @@ interface KnownAdapter {
  * `seconds.queue` of the steps of a run.
  */
 const h100: DeviceSpeed = {
-  linearFlops: 308e12,
-  linearGradFlops: 308e12,
-  attentionFlops: 257e12,
-  attentionGradFlops: 190e12,
+  linearFlops: 330e12,
+  linearGradFlops: 330e12,
+  attentionFlops: 256e12,
+  attentionGradFlops: 201e12,
   textAttentionFlops: 148e12,
-  textAttentionGradFlops: 105e12,
+  textAttentionGradFlops: 110e12,
   normBytes: 2.4e12,
   adapterBytes: 1.8e12,
   unpackedBytes: 1.8e12,
