@@ -189,13 +189,15 @@ describe('linear on subgroup matrices', () => {
     )
   }
 
-  it(
-    'adds up the parts of what is left over after whole waves',
-    async () => {
-      // Two rows by three columns of blocks on two multiprocessors, which hold two of this size each: the last column is left.
-      const overrides = { block: '128x128x32', multiprocessors: 2 } as const
+  let sums: ArrayLike<number>[] | undefined
+  it.each(Object.keys(matrixBlocks) as MatrixBlockName[])(
+    'adds up the parts of what is left over after whole waves, the same in blocks of %s',
+    async (block) => {
+      // Two rows by three columns of 256 × 128 on four multiprocessors: the last column is left.
+      const overrides = { block, multiprocessors: 4 } as const
       const on = createDevice(createEmulatedGpu(), emulatedAdapterInfo, { overrides })
-      const [M, N, K, rank] = [150, 384, 64, 8] as const
+      const [M, N, K, rank] = [264, 384, 128, 8] as const
+      stream = 200
       const x = put([M, K], 'f16', 1, on)
       const w = put([N, K], 'f16', 1 / 8, on)
       const bias = put([N], 'f16', 1, on)
@@ -220,6 +222,9 @@ describe('linear on subgroup matrices', () => {
         { a: down.values, b: up.values, scale: 0.5 },
       ])
       expect(await distance(dx!, grads.dx, on)).toBeLessThan(1e-3)
+      const answers = [await on.read(y), await on.read(dx!)]
+      sums ??= answers
+      expect(answers).toEqual(sums)
     },
     SLOW,
   )

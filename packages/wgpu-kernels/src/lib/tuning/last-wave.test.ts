@@ -2,13 +2,13 @@ import { describe, expect, it } from 'vitest'
 
 import type { AdapterProfile } from '../device/adapter-profile.ts'
 import { lastWave, multiprocessorsOf } from './last-wave.ts'
-import { matrixBlocks } from './matrix-unit.ts'
+import { matrixBlocks, type MatrixBlockName } from './matrix-unit.ts'
 
 const on = (device: string): AdapterProfile =>
   ({ multiprocessors: multiprocessorsOf(device) }) as AdapterProfile
 const h100 = on('nvidia-h100-80gb-hbm3')
-const schedule = (K: number) =>
-  ({ unit: 'subgroup-matrix', ...matrixBlocks['256x128x64'], parts: 1, K, lda: K, ldb: K }) as const
+const schedule = (K: number, block: MatrixBlockName = '256x128x64') =>
+  ({ unit: 'subgroup-matrix', ...matrixBlocks[block], parts: 1, K, lda: K, ldb: K }) as const
 
 describe('the last wave of a product', () => {
   it('is cut where it is less than half full', () => {
@@ -23,6 +23,23 @@ describe('the last wave of a product', () => {
     expect(lastWave(h100, { M: 11264, N: 5120, K: 13824 }, schedule(13824))?.parts).toBe(3)
     // Columns that end with part of a block.
     expect(lastWave(h100, { M: 11264, N: 5000, K: 5120 }, schedule(5120))?.firstColumn).toBe(3712)
+  })
+
+  it('is the same part of the product in smaller blocks', () => {
+    expect(lastWave(h100, { M: 11264, N: 5120, K: 5120 }, schedule(5120, '128x128x32'))).toEqual({
+      tilesBefore: 3432,
+      firstRow: 10240,
+      firstColumn: 3712,
+      parts: 2,
+    })
+    const small = { multiprocessors: 4 } as AdapterProfile
+    for (const block of Object.keys(matrixBlocks) as MatrixBlockName[]) {
+      expect(lastWave(small, { M: 264, N: 384, K: 128 }, schedule(128, block))).toMatchObject({
+        firstRow: 0,
+        firstColumn: 256,
+        parts: 2,
+      })
+    }
   })
 
   it('stays whole where it is full, nearly full, or the only one', () => {

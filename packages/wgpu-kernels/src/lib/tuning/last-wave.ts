@@ -1,7 +1,8 @@
 // Axes: M rows and N columns of the result, K the contraction.
 import type { AdapterProfile } from '../device/adapter-profile.ts'
-import type { MatmulSchedule, SubgroupMatrixSchedule } from '../kernels/matmul/matmul-variant.ts'
-import { ROW_GROUP, subgroupMatrixSize } from '../kernels/matmul/units/subgroup-matrix.wgsl.ts'
+import type { MatmulSchedule } from '../kernels/matmul/matmul-variant.ts'
+import { ROW_GROUP } from '../kernels/matmul/units/subgroup-matrix.wgsl.ts'
+import { matrixBlocks } from './matrix-unit.ts'
 
 /** Multiprocessors by the adapter's name, where the last wave of a product is worth cutting: from NVIDIA's data sheets. */
 const multiprocessors: readonly (readonly [RegExp, number])[] = [
@@ -21,14 +22,14 @@ export function multiprocessorsOf(device: string): number | undefined {
   return multiprocessors.find(([name]) => name.test(device))?.[1]
 }
 
-/** Invocations of the dense unit that the registers of a multiprocessor hold. */
-const INVOCATIONS_AT_ONCE = 256
+/** What a multiprocessor's registers hold at once. Waves are counted in these whatever the blocks are, so that sums are the same. */
+const { blockM, blockN, depthA } = matrixBlocks['256x128x64']
 /** Parts of the contraction; with more, adding them up costs more than they save. */
 const PARTS = [4, 3, 2] as const
 
 /** The end of a product: its last rows and columns, with the contraction in parts that run side by side. */
 export interface LastWave {
-  /** Tiles that are computed before, whole. */
+  /** Tiles of the schedule that are computed before, whole. */
   readonly tilesBefore: number
   readonly firstRow: number
   readonly firstColumn: number
@@ -36,18 +37,16 @@ export interface LastWave {
 }
 
 /**
- * Where a product's workgroups do not fill the adapter a whole number of times, what is left over takes as long as a full wave.
- * If it is at most half a wave, it is computed in parts of the contraction: 1760 blocks on 132 multiprocessors take 13.5 waves
- * instead of 14. Undefined where that gains nothing or the adapter's size is not known.
+ * Where a product's blocks do not fill the adapter a whole number of times, what is left over takes as long as a full wave. If it is
+ * at most half a wave, it is computed in parts of the contraction: 1760 blocks on 132 multiprocessors take 13.5 waves instead of
+ * 14. Undefined where that gains nothing or the adapter's size is not known.
  */
 export function lastWave(
-  { multiprocessors: count }: AdapterProfile,
+  { multiprocessors: wave }: AdapterProfile,
   { M, N, K }: { readonly M: number; readonly N: number; readonly K: number },
   schedule: MatmulSchedule,
 ): LastWave | undefined {
-  if (count === undefined || schedule.unit !== 'subgroup-matrix') return undefined
-  const { blockM, blockN, depthA }: SubgroupMatrixSchedule = schedule
-  const wave = (count * INVOCATIONS_AT_ONCE) / subgroupMatrixSize(schedule)
+  if (wave === undefined || schedule.unit !== 'subgroup-matrix') return undefined
   const tilesM = Math.ceil(M / blockM)
   const tilesN = Math.ceil(N / blockN)
   const left = (tilesM * tilesN) % wave
@@ -61,5 +60,8 @@ export function lastWave(
   // The last block is moved back to end with its rows or columns, so there must be one of them to move in.
   const isWhole = columns <= tilesN && M - firstRow >= blockM && N - firstColumn >= blockN
   if (parts === undefined || !isWhole) return undefined
-  return { tilesBefore: tilesM * tilesN - columns * groupRows, firstRow, firstColumn, parts }
+  const tiles = (rows: number, columns: number): number =>
+    Math.ceil(rows / schedule.blockM) * Math.ceil(columns / schedule.blockN)
+  const tilesBefore = tiles(M, N) - tiles(M - firstRow, N - firstColumn)
+  return { tilesBefore, firstRow, firstColumn, parts }
 }

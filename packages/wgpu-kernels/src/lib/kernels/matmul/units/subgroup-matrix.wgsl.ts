@@ -110,7 +110,7 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   /** Multiplies a step of `b` with the same of `a`. In the second half the first fragments of `a` are there already. */
   const multiply = (subStep: number): string =>
     lines(STEP / 16, (k) => {
-      const first = subStep > 0 && k === 0
+      const isAhead = subStep > 0 && k === 0
       const fragmentB = (j: number): string =>
         isBlocked
           ? loadMatrix(
@@ -128,7 +128,7 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
               rowB,
             )
       return `    {
-${lines(FRAGMENTS, (i) => `      let a${i} = ${first ? `ahead${i}` : fragmentA(i, subStep * STEP_VECTORS + k * 2)};`)}
+${lines(FRAGMENTS, (i) => `      let a${i} = ${isAhead ? `ahead${i}` : fragmentA(i, subStep * STEP_VECTORS + k * 2)};`)}
 ${lines(
   FRAGMENTS,
   (j) => `      {
@@ -183,7 +183,7 @@ ${multiply(0)}
   const biasOf = (offset: number): string =>
     `vec4<f32>(${[0, 1, 2, 3].map((c) => `f32(bias[n + ${offset + c}u])`).join(', ')})`
   const scale = sideWidth ? '' : ' * u.scale'
-  const first = parts > 1 ? 'part * u.y_split + ' : ''
+  const yFirst = parts > 1 ? 'part * u.y_split + ' : ''
   /** Four columns of the strip from `column` on, as f32. */
   const sums = (offset: number): string =>
     isBlocked
@@ -219,8 +219,8 @@ ${isBlocked ? lines(FRAGMENTS, gather) : ''}
       ${
         y === 'f16'
           ? `let low = ${value(0)}; let high = ${value(4)};
-      y[(${first}m * u.ldy + n) / 8u] = ${packHalves('low', 'high')};`
-          : `y[(${first}m * u.ldy + n) / 4u] = ${value(0)};`
+      y[(${yFirst}m * u.ldy + n) / 8u] = ${packHalves('low', 'high')};`
+          : `y[(${yFirst}m * u.ldy + n) / 4u] = ${value(0)};`
       }
     }
   }
