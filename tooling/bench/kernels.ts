@@ -91,8 +91,9 @@ function put(shape: readonly number[], dtype: 'f32' | 'f16', scale = 1): Tensor 
 }
 
 /**
- * Device milliseconds of all dispatches of `fn`, the median of runs queued back to back: between runs that are waited for, a
- * card lowers its clock. At least 300 ms of work go before.
+ * Device milliseconds of all dispatches of `fn`, the median of runs queued back to back: between runs that are waited for, and
+ * while it compiles, a card lowers its clock. At least 300 ms of work go before, counted as they pass: of the slow first ones
+ * there would be too few.
  */
 async function time(fn: () => void): Promise<{ ms: number; kernels: Record<string, number> }> {
   const queued = async (runs: number) => {
@@ -105,7 +106,15 @@ async function time(fn: () => void): Promise<{ ms: number; kernels: Record<strin
     times.reduce((sum, { milliseconds }) => sum + milliseconds, 0)
   await queued(1)
   const [first] = await queued(1)
-  const warm = Math.min(500, Math.ceil(300 / Math.max(0.01, total(first!))))
+  let last = total(first!)
+  const runsFor = (milliseconds: number): number =>
+    Math.min(500, Math.ceil(milliseconds / Math.max(0.01, last)))
+  for (let busy = 0; busy < 300;) {
+    const runs = await queued(runsFor(300 - busy))
+    busy += runs.reduce((sum, run) => sum + total(run), 0)
+    last = total(runs.at(-1)!)
+  }
+  const warm = runsFor(50)
   const runs = (await queued(warm + repeat)).slice(warm)
   const times = runs.toSorted((x, y) => total(x) - total(y))[Math.floor(repeat / 2)]!
   const kernels: Record<string, number> = {}
