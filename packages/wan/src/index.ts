@@ -79,7 +79,7 @@ export {
   type TransformerRun,
   type WanTransformer,
 } from './lib/transformer/transformer.ts'
-export { streamedBlocks } from './lib/transformer/block-placement.ts'
+export { streamedBlocks } from './lib/transformer/weight-placement.ts'
 export { transformerTensors } from './lib/transformer/transformer-tensors.ts'
 export { vaeTensors } from './lib/vae/vae-layout.ts'
 export { createVae, logvarRange, type ChunkOptions, type WanVae } from './lib/vae/vae.ts'

@@ -107,13 +107,15 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
   const at = (key: keyof Counts): number => more[key] + (numLayers - most) * each(key)
   const keptOfBlock = each('stepBytes')
   const slots = Math.min(2, numStreamed)
-  const weightsBytes = at('weightsBytes') - numStreamed * more.streamedBytes
-  // With low memory the blocks' linears of the expert that waits are in host memory too; the rest of it stays.
-  const waiting = trainedExperts - residentExperts
-  const host =
-    trainedExperts * numStreamed * more.streamedBytes +
-    Math.max(0, waiting) * (numLayers - numStreamed) * more.streamedBytes
-  const waitingBytes = Math.max(0, waiting) * (at('weightsBytes') - numLayers * more.streamedBytes)
+  // What can be in host memory: the linears of a block, and the embedders, which are streamed where any block is.
+  const blockBytes = each('movableBytes')
+  const embedderBytes = more.movableBytes - most * blockBytes
+  const streamedBytes = numStreamed * blockBytes + (numStreamed > 0 ? embedderBytes : 0)
+  const weightsBytes = at('weightsBytes') - streamedBytes
+  // With low memory all of that of the expert that waits is in host memory; the rest of it stays.
+  const waiting = Math.max(0, trainedExperts - residentExperts)
+  const host = trainedExperts * streamedBytes + waiting * (at('movableBytes') - streamedBytes)
+  const waitingBytes = waiting * (at('weightsBytes') - at('movableBytes'))
   // The last block goes back while all others wait; those that are away when they are back, two at a time, beside nearly all
   // gradients.
   const away = numAway > 0 ? await count({ ...options, recompute: plan }, most, true) : undefined
@@ -122,7 +124,7 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
       at('stepBytes') - numAway * keptOfBlock,
       away ? away.stepBytes + (numLayers - most) * more.gradBytes : 0,
     ) +
-    slots * more.streamedBytes
+    slots * blockBytes
   const result = {
     weightsBytes: weightsBytes * residentExperts + waitingBytes,
     loraBytes: at('loraBytes') * trainedExperts,
@@ -135,8 +137,8 @@ export async function planTrainingMemory(options: MemoryPlanOptions): Promise<Me
         keyof DeviceWork,
         number
       >),
-      // Weights come on the way forward and again on the way back; what is kept goes out and comes back.
-      trafficBytes: 2 * numStreamed * more.streamedBytes + 2 * numAway * keptOfBlock,
+      // Blocks come on the way forward and again on the way back, embedders once; what is kept goes out and comes back.
+      trafficBytes: streamedBytes + numStreamed * blockBytes + 2 * numAway * keptOfBlock,
       awayBytes: numAway * keptOfBlock,
     },
   }
@@ -148,8 +150,8 @@ interface Counts extends DeviceWork {
   weightsBytes: number
   loraBytes: number
   stepBytes: number
-  /** Of one block: its linears, which streaming keeps in host memory. */
-  streamedBytes: number
+  /** Of the weights: the linears of the blocks and the embedders. */
+  movableBytes: number
   /** Of one block: gradients of its LoRA. */
   gradBytes: number
 }
@@ -200,11 +202,11 @@ async function runStep(
   const create = (streamedShare: number): Promise<WanTransformer> =>
     createTransformer(config, weights, device, { compute, quantize, streamedShare })
   const streamed = await create(1)
-  const withoutLinears = device.memory().liveBytes
+  const unmovable = device.memory().liveBytes
   streamed.release()
   const transformer = await create(0)
   const weightsBytes = device.memory().liveBytes
-  const streamedBytes = (weightsBytes - withoutLinears) / numLayers
+  const movableBytes = weightsBytes - unmovable
 
   // The device looks at shapes only, so the numbers of a LoRA of this size need not exist.
   const network = { ...options.network, rank, scale: 1 }
@@ -259,5 +261,5 @@ async function runStep(
   const gradBytes =
     (bytesPerElement.f32 * trained.params.reduce((sum, { shape }) => sum + numElements(shape), 0)) /
     numLayers
-  return { weightsBytes, loraBytes, stepBytes, streamedBytes, gradBytes, ...device.takeWork() }
+  return { weightsBytes, loraBytes, stepBytes, movableBytes, gradBytes, ...device.takeWork() }
 }

@@ -15,7 +15,13 @@ import {
   type ModuleAdapter,
 } from '../lora/module-adapter.ts'
 import type { QuantizeScheme } from '../quantize/schemes.ts'
-import { BlockPlacement, linearsOf, streamedBlocks } from './block-placement.ts'
+import {
+  BlockPlacement,
+  EmbedderPlacement,
+  linearsOf,
+  streamedBlocks,
+  type Embedders,
+} from './weight-placement.ts'
 import { loadBlock, transformerBlock, type BlockSettings } from './block.ts'
 import { ropeTables } from './rope.ts'
 import { timestepSinusoid } from './timestep.ts'
@@ -90,7 +96,7 @@ export interface WanTransformer {
   forward(ops: Ops, input: TransformerInput, run?: TransformerRun): Tensor
   /** Lengths of the columns of adapted linears, by module name, each [inFeatures]: what a DoRA begins with. */
   columnLengths(names: readonly string[]): Promise<Map<string, Float32Array>>
-  /** Moves the weights of its blocks to host memory; the next forward pass, or `toDevice`, brings them back. */
+  /** Moves the weights of its blocks and embedders to host memory; the next forward pass, or `toDevice`, brings them back. */
   toHost(): Promise<void>
   /** Queues the way back. Nothing waits for it but what is queued after. */
   toDevice(): void
@@ -116,11 +122,7 @@ export function transformerLoraTargets(config: TransformerConfig): LoraTarget[] 
 
 interface TransformerWeights {
   readonly patchEmbedding: Linear
-  readonly timeIn: Linear
-  readonly timeOut: Linear
-  readonly timeProjection: Linear
-  readonly textIn: Linear
-  readonly textOut: Linear
+  readonly embedders: EmbedderPlacement
   /** [2, C]: shift, scale. */
   readonly headModulation: Tensor
   readonly head: Linear
@@ -139,6 +141,7 @@ export async function createTransformer(
   }
   const blocks = new BlockPlacement(device, streamedBlocks(config.numLayers, streamedShare))
   const loader = new WeightLoader(source, device, { quantize, signal })
+  let embedders: EmbedderPlacement | undefined
   try {
     const weights = await loadingAll(loader, async (): Promise<TransformerWeights> => {
       for (let n = 0; n < config.numLayers; n++) {
@@ -146,13 +149,21 @@ export async function createTransformer(
         for (const { weight } of linearsOf(block)) loader.handOver(weight)
         await blocks.add(block)
       }
+      const embedder = (name: string): Promise<Linear> =>
+        loader.linear(`condition_embedder.${name}`, compute)
+      const linears = {
+        timeIn: await embedder('time_embedder.linear_1'),
+        timeOut: await embedder('time_embedder.linear_2'),
+        timeProjection: await embedder('time_proj'),
+        textIn: await embedder('text_embedder.linear_1'),
+        textOut: await embedder('text_embedder.linear_2'),
+      }
+      for (const { weight } of Object.values(linears)) loader.handOver(weight)
+      embedders = new EmbedderPlacement(device, linears)
+      if (streamedShare > 0) await embedders.stream()
       return {
         patchEmbedding: await loader.linear('patch_embedding', 'f32'),
-        timeIn: await loader.linear('condition_embedder.time_embedder.linear_1', compute),
-        timeOut: await loader.linear('condition_embedder.time_embedder.linear_2', compute),
-        timeProjection: await loader.linear('condition_embedder.time_proj', compute),
-        textIn: await loader.linear('condition_embedder.text_embedder.linear_1', compute),
-        textOut: await loader.linear('condition_embedder.text_embedder.linear_2', compute),
+        embedders,
         headModulation: await loader.vector('scale_shift_table'),
         head: await loader.linear('proj_out', 'f32'),
       }
@@ -163,6 +174,7 @@ export async function createTransformer(
   } catch (error) {
     loader.release()
     blocks.release()
+    embedders?.release()
     throw error
   }
 }
@@ -232,10 +244,12 @@ class Transformer implements WanTransformer {
     return ops.scope(() => {
       const patches_BNC = patchEmbedding(ops, input.latents, w.patchEmbedding, config)
       inspect('patch', patches_BNC)
-      const { e_BC, e0_B6C } = this.#timeEmbedding(ops, input.timesteps)
+      const { e_BC, e0_B6C, context_BLC } = w.embedders.use((embedders) => ({
+        ...this.#timeEmbedding(ops, input.timesteps, embedders),
+        context_BLC: this.#textProjection(ops, input.text, embedders),
+      }))
       inspect('temb', e_BC)
       inspect('timestep_proj', e0_B6C)
-      const context_BLC = this.#textProjection(ops, input.text)
       inspect('text', context_BLC)
 
       const block = (x_BNC: Tensor, n: number): Tensor => {
@@ -313,17 +327,20 @@ class Transformer implements WanTransformer {
     return squares
   }
 
-  toHost(): Promise<void> {
-    return this.#blocks.toHost()
+  async toHost(): Promise<void> {
+    await this.#blocks.toHost()
+    await this.#weights.embedders.toHost()
   }
 
   toDevice(): void {
     this.#blocks.toDevice()
+    this.#weights.embedders.toDevice()
   }
 
   release(): void {
     this.#recovery?.release()
     this.#blocks.release()
+    this.#weights.embedders.release()
     for (const tables of this.#ropes.values())
       tables.forEach((table) => this.#device.release(table))
     this.#ropes.clear()
@@ -333,9 +350,12 @@ class Transformer implements WanTransformer {
   }
 
   /** e = W₂ · SiLU(W₁ s + b₁) + b₂ from the sinusoid s; e₀ = W · SiLU(e) + b as six rows. */
-  #timeEmbedding(ops: Ops, timesteps: readonly number[]): { e_BC: Tensor; e0_B6C: Tensor } {
+  #timeEmbedding(
+    ops: Ops,
+    timesteps: readonly number[],
+    w: Embedders,
+  ): { e_BC: Tensor; e0_B6C: Tensor } {
     const { config } = this
-    const w = this.#weights
     const sinusoid = this.#device.upload(
       timestepSinusoid(timesteps, config.freqDim),
       [timesteps.length, config.freqDim],
@@ -350,8 +370,7 @@ class Transformer implements WanTransformer {
   }
 
   /** W₂ · GELU(W₁ text + b₁) + b₂, for the zero rows too. */
-  #textProjection(ops: Ops, text_BLT: Tensor): Tensor {
-    const w = this.#weights
+  #textProjection(ops: Ops, text_BLT: Tensor, w: Embedders): Tensor {
     const text = text_BLT.dtype === this.compute ? text_BLT : ops.cast(text_BLT, this.compute)
     return linear(ops, ops.gelu(linear(ops, text, w.textIn)), w.textOut)
   }
