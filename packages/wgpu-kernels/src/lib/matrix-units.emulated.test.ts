@@ -189,13 +189,27 @@ describe('linear on subgroup matrices', () => {
     )
   }
 
+  /** A device of so many multiprocessors, and which of its products were computed in parts. */
+  const onWaves = (overrides: { block?: MatrixBlockName; multiprocessors: number }) => {
+    const labels: string[] = []
+    const gpu = createEmulatedGpu({
+      driver(label, code) {
+        labels.push(label)
+        return code
+      },
+    })
+    return {
+      on: createDevice(gpu, emulatedAdapterInfo, { overrides }),
+      inParts: () => labels.filter((label) => /"parts":[234]/.test(label)),
+    }
+  }
   let sums: ArrayLike<number>[] | undefined
   it.each(Object.keys(matrixBlocks) as MatrixBlockName[])(
     'adds up the parts of what is left over after whole waves, the same in blocks of %s',
     async (block) => {
       // Two rows by three columns of 256 × 128 on four multiprocessors: the last column is left.
       const overrides = { block, multiprocessors: 4 } as const
-      const on = createDevice(createEmulatedGpu(), emulatedAdapterInfo, { overrides })
+      const { on, inParts } = onWaves(overrides)
       const [M, N, K, rank] = [264, 384, 128, 8] as const
       stream = 200
       const x = put([M, K], 'f16', 1, on)
@@ -225,6 +239,21 @@ describe('linear on subgroup matrices', () => {
       const answers = [await on.read(y), await on.read(dx!)]
       sums ??= answers
       expect(answers).toEqual(sums)
+      expect(inParts().map((label) => /"layout":"(..)"/.exec(label)![1])).toEqual(['nt', 'nn'])
+    },
+    SLOW,
+  )
+
+  it(
+    'adds them up behind the first rows, where these end with part of a block',
+    async () => {
+      const { on, inParts } = onWaves({ multiprocessors: 10 })
+      const [M, N, K] = [1288, 256, 128] as const
+      const x = put([M, K], 'f16', 1, on)
+      const w = put([N, K], 'f16', 1 / 8, on)
+      const y = on.ops.linear(x.tensor, w.tensor)
+      expect(await distance(y, reference.linear(x.values, w.values), on)).toBeLessThan(1e-3)
+      expect(inParts()).toHaveLength(1)
     },
     SLOW,
   )

@@ -51,27 +51,36 @@ const device = (memory: number | undefined): TrainingDevice => ({
 
 describe('the estimate of a job', () => {
   // docs/log.md, 2026-11-25: uint4, the leanest plan unless said. 1024 × 1024 and 81 frames were measured with kernels that took
-  // 4 to 5 % longer. So was streaming: what it took beyond the resident time of then is added to that of now.
+  // 4 to 5 % longer. So was streaming: what it took beyond the resident time of then is added to that of now, which is no measurement.
   const measurements: {
     latentSize: [number, number, number]
     measured: number
+    /** How far the estimate may be off; 0.02 unless given. */
+    within?: number
     plan?: RecomputePlan
     streamedShare?: number
     away?: number
   }[] = [
     { latentSize: [11, 64, 64], measured: 4.64 },
     { latentSize: [11, 96, 96], measured: 15.0 },
-    { latentSize: [11, 128, 128], measured: 40.47 },
-    { latentSize: [21, 64, 64], measured: 12.21 },
-    { latentSize: [21, 60, 104], measured: 23.92 },
+    { latentSize: [11, 128, 128], measured: 40.47, within: 0.06 },
+    { latentSize: [21, 64, 64], measured: 12.21, within: 0.06 },
+    { latentSize: [21, 60, 104], measured: 23.92, within: 0.06 },
     { latentSize: [11, 64, 64], plan: richerPlans('f16').at(-1)!, measured: 3.94 },
-    { latentSize: [11, 64, 64], streamedShare: 1, measured: 5.09 },
-    { latentSize: [11, 64, 64], streamedShare: 1, away: 20, measured: 5.11 },
-    { latentSize: [11, 64, 64], streamedShare: 1, away: 40, measured: 7.52 },
+    { latentSize: [11, 64, 64], streamedShare: 1, measured: 5.09, within: 0.1 },
+    { latentSize: [11, 64, 64], streamedShare: 1, away: 20, measured: 5.11, within: 0.1 },
+    { latentSize: [11, 64, 64], streamedShare: 1, away: 40, measured: 7.52, within: 0.1 },
   ]
   it.each(measurements)(
     'tells the time measured on an H100, %j',
-    async ({ latentSize, measured, plan = leanPlan('f16'), streamedShare, away = 0 }) => {
+    async ({
+      latentSize,
+      measured,
+      within = 0.02,
+      plan = leanPlan('f16'),
+      streamedShare,
+      away = 0,
+    }) => {
       const { work } = await planTrainingMemory({
         transformer: release.transformer,
         compute: 'f16',
@@ -88,7 +97,7 @@ describe('the estimate of a job', () => {
         overhead: 'gpu',
       })
       const seconds = secondsOf(work, knownSpeed('NVIDIA H100 80GB HBM3')!)
-      expect(Math.abs(seconds / measured - 1)).toBeLessThan(0.1)
+      expect(Math.abs(seconds / measured - 1)).toBeLessThan(within)
     },
   )
 

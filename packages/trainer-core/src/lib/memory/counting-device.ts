@@ -49,6 +49,9 @@ function unpackedBytes(weight: Weight): number {
   return bytesOf(weight.codes) + bytesOf(weight.scales) + 2 * numElements(weight.shape)
 }
 
+/** Numbers of a result that a card computes in parts of the contraction: 132 blocks of 256 × 128, of an H100. */
+const mostInParts = 132 * 2 ** 15
+
 /** Scores that attention on a processor works on at once. */
 const scoreBlock = 2 ** 23
 
@@ -165,6 +168,12 @@ export function createCountingDevice({
     weight.dtype === 'f16' &&
     x.dtype === 'f16' &&
     rowsOf(x) >= 128
+  /**
+   * Numbers that a product adds up which ends with less than half a wave of workgroups: at most a block of 256 × 128 for each
+   * multiprocessor.
+   */
+  const lastWave = (x: Tensor, columns: number): number =>
+    overhead === 'gpu' && x.dtype === 'f16' && rowsOf(x) * columns >= mostInParts ? mostInParts : 0
   /** Numbers of the scores that attention on a processor holds at once, at most `scoreBlock` at a time. */
   const scores = (q: Tensor, k: Tensor): number => {
     if (overhead !== 'software') return 0
@@ -232,7 +241,11 @@ export function createCountingDevice({
       work.adapterBytes += adapters.length * bytesOf(x)
       work.numOps += adapters.length
       return withScratch(
-        [unpacked(weight, x) + elements / 2, ...adapters.map(({ a }) => rowsOf(x) * a.shape[0]!)],
+        [
+          unpacked(weight, x) + elements / 2,
+          lastWave(x, weight.shape[0]!),
+          ...adapters.map(({ a }) => rowsOf(x) * a.shape[0]!),
+        ],
         () => allocate([...x.shape.slice(0, -1), weight.shape[0]!], dtype),
       )
     },
@@ -243,6 +256,7 @@ export function createCountingDevice({
       return withScratch(
         [
           needsX ? unpacked(weight, dy) : 0,
+          needsX ? lastWave(dy, weight.shape[1]!) : 0,
           ...adapters.flatMap(({ a }) => Array<number>(2).fill(rowsOf(x) * a.shape[0]!)),
         ],
         () => ({

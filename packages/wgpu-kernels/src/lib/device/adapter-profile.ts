@@ -77,6 +77,8 @@ export type ProfileOverrides = Partial<Omit<AdapterProfile, 'limits'>> & {
 export interface Findings {
   readonly refusedUnits: Set<MatrixUnitName>
   block: MatrixBlockName
+  /** Not found but known; here for the self-test, which asks as if there were few. */
+  multiprocessors?: number | undefined
 }
 
 /** Reads the profile of a device. */

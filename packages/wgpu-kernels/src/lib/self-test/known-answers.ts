@@ -2,6 +2,7 @@
 // hold exactly, so there any difference is an error; attention is compared with f64.
 import { f16FromF32, normals, type Device, type Tensor } from '@kinora/kernel-api'
 
+import type { AdapterProfile, Findings } from '../device/adapter-profile.ts'
 import type { MatrixUnitName } from '../tuning/matrix-unit.ts'
 
 /** Integers from −limit to limit, the same each time. */
@@ -80,8 +81,8 @@ const nearly = (
 }
 
 /** Product with a bias and an adapter, and all its gradients: dense and thin units, with blocks moved back. */
-async function linear(device: Device, M: number): Promise<string | undefined> {
-  const [N, K, R] = [192, 128, 16] as const
+async function linear(device: Device, M: number, N = 192, K = 128): Promise<string | undefined> {
+  const R = 16
   const x = integers(1, M * K, 2)
   const w = integers(2, N * K, 1)
   const bias = integers(3, N, 4)
@@ -146,6 +147,21 @@ async function linear(device: Device, M: number): Promise<string | undefined> {
     )
   } finally {
     for (const tensor of Object.values(inputs)) device.release(tensor)
+  }
+}
+
+/**
+ * The same in one and a half waves of two multiprocessors, so that the second is computed in parts of the contraction: of the
+ * product, then of the gradient. An adapter of unknown size does not do that.
+ */
+async function linearInWaves(device: Device, profile: Findings): Promise<string | undefined> {
+  const { multiprocessors } = profile
+  if (multiprocessors === undefined) return undefined
+  profile.multiprocessors = 2
+  try {
+    return (await linear(device, 256, 384, 128)) ?? (await linear(device, 256, 128, 384))
+  } finally {
+    profile.multiprocessors = multiprocessors
   }
 }
 
@@ -285,10 +301,16 @@ async function conv3d(device: Device): Promise<string | undefined> {
 
 /** What each unit is asked: undefined where the answer is right, else what is wrong, in words. */
 export const knownAnswers: Readonly<
-  Record<MatrixUnitName, (device: Device) => Promise<string | undefined>>
+  Record<
+    MatrixUnitName,
+    (device: Device, profile: AdapterProfile & Findings) => Promise<string | undefined>
+  >
 > = {
   // Rows for the low blocks and for the high ones.
-  linear: async (device) => (await linear(device, 200)) ?? (await linear(device, 264)),
+  linear: async (device, profile) =>
+    (await linear(device, 200)) ??
+    (await linear(device, 264)) ??
+    (await linearInWaves(device, profile)),
   attention: (device) => attention(device, lengths[0], false),
   'attention-gradient': async (device) =>
     (await attention(device, lengths[0], true)) ?? (await attention(device, lengths[1], true)),

@@ -26,6 +26,7 @@ async function prepared(
   cache: TuningCache,
   driver: EmulatedGpuOptions['driver'] = (_, code) => code,
   without: ReadonlySet<MatrixUnitName> = new Set(),
+  multiprocessors?: number,
 ) {
   const labels: string[] = []
   const gpu = createEmulatedGpu({
@@ -36,7 +37,7 @@ async function prepared(
   })
   const notes: string[] = []
   const device = createDevice(gpu, emulatedAdapterInfo, {
-    overrides: { refusedUnits: without },
+    overrides: { refusedUnits: without, multiprocessors },
   })
   await device.prepare({ cache, runtime: 'test 1', onNote: (note) => notes.push(note) })
   return { device, labels, notes }
@@ -91,6 +92,23 @@ it(
     expect(again.labels).toEqual([])
     expect([...again.device.profile.refusedUnits]).toEqual(['attention-gradient', 'conv3d'])
     expect(again.notes).toHaveLength(2)
+  },
+  SLOW,
+)
+
+it(
+  'the last wave of a product has to answer right too, where there is one',
+  async () => {
+    const others = new Set<MatrixUnitName>(['attention', 'attention-gradient', 'conv3d'])
+    const right = await prepared(memoryCache(), undefined, others, 132)
+    expect(right.notes).toEqual([])
+    expect(right.device.profile.multiprocessors).toBe(132)
+    // The second part lands on the first.
+    const driver = (_: string, code: string): string =>
+      code.replaceAll('part * u.y_split', '0u * u.y_split')
+    const { notes } = await prepared(memoryCache(), driver, others, 132)
+    expect(notes).toHaveLength(1)
+    expect(notes[0]).toMatch(/linear .*a product is off/)
   },
   SLOW,
 )

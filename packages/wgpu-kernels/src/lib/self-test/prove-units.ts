@@ -6,6 +6,7 @@ import { assembleKernel, type Kernel } from '../program/define-kernel.ts'
 import { matrixForward, matrixGradKv, matrixGradQ } from '../kernels/attention/matrix/matrix.ts'
 import { convMatrixKernel } from '../kernels/conv3d/matrix/matrix.ts'
 import { matmulKernel } from '../kernels/matmul/matmul.ts'
+import { reduceSplitsKernel } from '../kernels/reduce-splits/reduce-splits.ts'
 import { findFastestBlock } from './find-fastest-block.ts'
 import { hasMatrixUnit, matrixUnits, type MatrixUnitName } from '../tuning/matrix-unit.ts'
 import { tuningKey, type TuningCache } from '../tuning/tuning-cache.ts'
@@ -37,6 +38,7 @@ function kernelVersion(): string {
   const isMatrix = ({ schedule }: { schedule: { unit: string } }): boolean =>
     schedule.unit === 'subgroup-matrix' || schedule.unit === 'thin'
   addAll(matmulKernel, matmulKernel.variants().filter(isMatrix))
+  addAll(reduceSplitsKernel)
   addAll(matrixForward)
   addAll(matrixGradKv)
   addAll(matrixGradQ)
@@ -45,9 +47,13 @@ function kernelVersion(): string {
 }
 
 /** What is wrong with a unit on this adapter, in words, or undefined. */
-async function faultOf(device: Device, unit: MatrixUnitName): Promise<string | undefined> {
+async function faultOf(
+  device: Device,
+  profile: AdapterProfile & Findings,
+  unit: MatrixUnitName,
+): Promise<string | undefined> {
   try {
-    return await knownAnswers[unit](device)
+    return await knownAnswers[unit](device, profile)
   } catch (error) {
     if (!isCodedError(error, 'WGPU_BAD_KERNEL') && !isCodedError(error, 'WGPU_VALIDATION'))
       throw error
@@ -77,7 +83,7 @@ export async function proveUnits(
   for (const unit of known?.refused ?? []) refuse(unit, 'found earlier')
   if (!known) {
     for (const unit of units) {
-      const fault = await faultOf(device, unit)
+      const fault = await faultOf(device, profile, unit)
       if (fault !== undefined) refuse(unit, fault)
     }
   }
@@ -86,7 +92,8 @@ export async function proveUnits(
     onNote?.(
       `Measuring which kernels are fastest on ${profile.device}: up to a minute, once for each driver and version.`,
     )
-    const isRight = async (): Promise<boolean> => (await faultOf(device, 'linear')) === undefined
+    const isRight = async (): Promise<boolean> =>
+      (await faultOf(device, profile, 'linear')) === undefined
     block = await findFastestBlock(device, profile, isRight)
   }
   if (block !== undefined) profile.block = block

@@ -10,6 +10,24 @@ const h100 = on('nvidia-h100-80gb-hbm3')
 const schedule = (K: number, block: MatrixBlockName = '256x128x64') =>
   ({ unit: 'subgroup-matrix', ...matrixBlocks[block], parts: 1, K, lda: K, ldb: K }) as const
 
+it('sizes are those of whole cards', () => {
+  const sizes = {
+    'nvidia-h100-80gb-hbm3': 132,
+    'nvidia-h100-pcie': 114,
+    'nvidia-h200': 132,
+    'nvidia-a100-sxm4-80gb': 108,
+    'nvidia-rtx-a1000': undefined,
+    'nvidia-geforce-rtx-4090': 128,
+    'nvidia-geforce-rtx-4090-laptop-gpu': undefined,
+    'nvidia-geforce-rtx-4090-d': undefined,
+    'nvidia-geforce-rtx-3090-ti': undefined,
+    'nvidia-h100-80gb-hbm3-mig-3g.40gb': undefined,
+    'llvmpipe-llvm-15-0-6-256-bits-': undefined,
+  }
+  for (const [name, count] of Object.entries(sizes))
+    expect(multiprocessorsOf(name), name).toBe(count)
+})
+
 describe('the last wave of a product', () => {
   it('is cut where it is less than half full', () => {
     // 44 × 40 blocks: 13 waves of 132 and the last 11 columns of the last 4 rows of blocks.

@@ -1,5 +1,5 @@
 // Flash attention on tensor cores (Dao 2023), head size 128, in WGSL with subgroup matrices. Measured on one H100
-// (docs/log.md): forward 257 TFLOP/s at 11264 and at 45056 tokens, backward 203 at 11264 and at 22528 (counted as 2.5 forwards).
+// (docs/log.md): forward 255 TFLOP/s at 11264 and at 45056 tokens, backward 202 and 201 (counted as 2.5 forwards).
 //
 // Axes: N queries, M keys, both with H heads of 128 beside each other; a row of one head is 16 vectors of eight f16.
 //
@@ -442,7 +442,8 @@ ${weigh}
 ${fetch('min(t + 2u, num_tiles - 1u)')}
     workgroupBarrier();
 ${addGradients}
-    // A subgroup stores scores where it alone has just read weights: no barrier is needed between.
+    // A subgroup stores scores where it alone has just read weights. Between stands no barrier: the 32 lanes of NVIDIA's adapters,
+    // for which this is, load a fragment together. The interpreter looks for races between subgroups only.
 ${storeScores}
 ${put('then')}
     workgroupBarrier();

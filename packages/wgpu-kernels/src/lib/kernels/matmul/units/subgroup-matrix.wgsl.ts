@@ -83,6 +83,8 @@ export function subgroupMatrixText(variant: MatmulVariant): KernelText {
   const stepB = isBlocked ? ldb * STEP_VECTORS : (STEP * ldb) / 8
   const addressB = (i: number): number =>
     isBlocked ? i * size : ((i * size) / vectorsN) * (ldb / 8)
+  /** Where this block's columns are in b and side_b; y has only those of its own. */
+  const weightColumn = parts > 1 ? 'u.n_first + n0' : 'n0'
   const partOf = (vectors: number): string => (parts > 1 ? ` + part * ${vectors}u` : '')
   /** The share of a's vectors that is fetched beside a sub step. */
   const fetchA = (subStep: number): string =>
@@ -145,8 +147,8 @@ ${lines(FRAGMENTS, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${
     `(local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * ${a.vectors}u + local % ${STEP_VECTORS}u`
   const sideAddress = (i: number): string =>
     isBlocked
-      ? `((u.n_first + n0 + local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * u.side_ldb + min(k, u.rank - 8u)) / 4u`
-      : `(min(r0 + local / ${vectorsN}u + ${(i * size) / vectorsN}u, u.rank - 1u) * u.side_ldb + u.n_first + n0) / 4u + local % ${vectorsN}u * 2u`
+      ? `((${weightColumn} + local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * u.side_ldb + min(k, u.rank - 8u)) / 4u`
+      : `(min(r0 + local / ${vectorsN}u + ${(i * size) / vectorsN}u, u.rank - 1u) * u.side_ldb + ${weightColumn}) / 4u + local % ${vectorsN}u * 2u`
   const isSideUsed = (i: number): string =>
     isBlocked ? 'k < u.rank' : `r0 + local / ${vectorsN}u + ${(i * size) / vectorsN}u < u.rank`
   const side = /* wgsl */ `
@@ -235,6 +237,7 @@ ${isBlocked ? lines(FRAGMENTS, gather) : ''}
 ${
   parts > 1
     ? `  let part = group / (u.tiles_m * u.tiles_n);
+  if (part >= ${parts}u) { return; }
   let tile = group % (u.tiles_m * u.tiles_n);`
     : '  let tile = group;'
 }
@@ -258,7 +261,7 @@ ${
   let fragment_b = ${firstB}u + ${isBlocked ? `(subgroup_n / ${FRAGMENTS}u) * ${b.pitch}u` : 'subgroup_n / 8u'};
   let strip = subgroup * ${16 * strip}u;
   let a_at = (m0 + local / ${a.vectors}u) * ${lda / 8}u + local % ${a.vectors}u${partOf(K / 8)};
-  let b_at = ${isBlocked ? `(u.n_first + n0) * ${STEP_VECTORS}u + local` : `(local / ${vectorsN}u) * ${ldb / 8}u + (u.n_first + n0) / 8u + local % ${vectorsN}u`}${partOf((K / STEP) * stepB)};
+  let b_at = ${isBlocked ? `(${weightColumn}) * ${STEP_VECTORS}u + local` : `(local / ${vectorsN}u) * ${ldb / 8}u + (${weightColumn}) / 8u + local % ${vectorsN}u`}${partOf((K / STEP) * stepB)};
 ${lines(loadsA, (i) => `  var a_next${i}: vec4<u32>;`)}
 ${lines(subSteps, (s) => lines(loadsB, (i) => `  var b_next${s}_${i}: vec4<u32>;`))}
 ${lines(FRAGMENTS, (i) => lines(FRAGMENTS, (j) => `  var c${i}_${j} = ${zeroMatrix};`))}
