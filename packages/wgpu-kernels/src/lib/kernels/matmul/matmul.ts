@@ -406,7 +406,9 @@ function matmulRows(
     }
   })
   if (partial) reduceSplits(run, { partial, y, yRows, M, N, splits: parts, bias, scale })
-  if (last) matmulLastWave(run, problem, b, rows, schedule as SubgroupMatrixSchedule, last)
+  if (last) {
+    run.scope(() => matmulLastWave(run, problem, b, rows, schedule as SubgroupMatrixSchedule, last))
+  }
 }
 
 /** The rows and columns of a window that are left over, in parts of the contraction. */
