@@ -2,6 +2,7 @@ import type { Device } from '@kinora/kernel-api'
 import type { ModuleAdapter, WanTransformer } from '@kinora/wan'
 import { predictVelocity } from './train-step.ts'
 import type { Sample } from './data/dataset.ts'
+import { sizeName } from './estimate/training-setup.ts'
 import type { MicroBatches } from './noise/prepare-micro-batch.ts'
 import type { Expert } from './noise/random-streams.ts'
 
@@ -61,7 +62,7 @@ export async function measureValidation(
         (from + to) / 2,
         i * numBands + band,
       )
-      if (band === 0) await makeRoom(batch.shape.slice(2).join('x'))
+      if (band === 0) await makeRoom(sizeName(batch.shape.slice(2)))
       const loss = device.scope(() => {
         const { prediction, target, mask } = predictVelocity(device, transformer, batch, adapters)
         return device.ops.loss(prediction, target, { kind: 'mse', mask })

@@ -2,7 +2,14 @@ import type { MemoryPlan, MemoryPlanOptions } from '../memory/plan-training-memo
 import { choosePlan, memoryForUsable, usableBytes, type PlanChoice } from '../memory/choose-plan.ts'
 import { secondsOf, type DeviceSpeed } from './device-speed.ts'
 import { findRemedies, type Remedy } from './find-remedies.ts'
-import { bucketName, memoryOptions, type BucketSize, type TrainingSetup } from './training-setup.ts'
+import {
+  bucketName,
+  latentSize,
+  memoryOptions,
+  sizeName,
+  type BucketSize,
+  type TrainingSetup,
+} from './training-setup.ts'
 
 /** What is known of the device that a job will run on. */
 export interface TrainingDevice {
@@ -43,6 +50,14 @@ export interface TrainingEstimate {
   hours: number | undefined
   /** Where it does not fit: what would make it fit, the cheapest first, three at most. */
   remedies: Remedy[]
+}
+
+/** The bucket whose latents have a size, by its `sizeName`. */
+export function bucketAt(
+  { buckets }: Pick<TrainingEstimate, 'buckets'>,
+  size: string | undefined,
+): BucketEstimate | undefined {
+  return buckets.find(({ bucket }) => sizeName(latentSize(bucket)) === size)
 }
 
 /** Memory that a run takes of the host beside what is parked there: Node, staging of uploads, caches of a few samples. */

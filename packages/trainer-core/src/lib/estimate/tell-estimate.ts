@@ -1,9 +1,9 @@
 import { trainerErrors } from '../errors.ts'
 import { describePlan, type RecomputePlan } from '../memory/recompute-plan.ts'
-import type { TrainingEstimate } from './estimate-training.ts'
-import { latentSize } from './training-setup.ts'
+import { bucketAt, type TrainingEstimate } from './estimate-training.ts'
+import { latentSize, sizeName } from './training-setup.ts'
 
-/** What is kept of each block, by the latents' frames × rows × columns. */
+/** What is kept of each block, by the `sizeName` of the latents. */
 export type RecomputePlans = Map<string, RecomputePlan>
 
 /** The plans of an estimate, in place of which those of a run that goes on are taken. */
@@ -13,7 +13,7 @@ export function recomputePlans(
 ): RecomputePlans {
   return new Map(
     buckets.map(({ bucket, plan }) => {
-      const key = latentSize(bucket).join('x')
+      const key = sizeName(latentSize(bucket))
       return [key, before?.[key] ?? plan]
     }),
   )
@@ -23,13 +23,10 @@ export function recomputePlans(
  * The size of a step and what was planned for it, for errors in the middle of a run: of the latents' size at hand, or where there is
  * none, of the bucket that takes most.
  */
-export function describeBucket(
-  { buckets, largest }: TrainingEstimate,
-  size: string | undefined,
-): string {
-  const found = buckets.find(({ bucket }) => latentSize(bucket).join('x') === size)
+export function describeBucket(estimate: TrainingEstimate, size: string | undefined): string {
+  const found = bucketAt(estimate, size)
   if (size !== undefined && !found) return ` at latents of ${size}`
-  const { bucket, name, memory } = found ?? largest
+  const { bucket, name, memory } = found ?? estimate.largest
   const batch = bucket.batchSize > 1 ? `, ${bucket.batchSize} clips at once` : ''
   return found
     ? ` at ${name}${batch}, for which ${gib(memory.totalBytes)} were planned`
@@ -44,7 +41,7 @@ export function describeRecompute(
 ): string {
   const lines = new Map<string, string[]>()
   for (const { bucket, name, memory } of buckets) {
-    const plan = plans.get(latentSize(bucket).join('x'))!
+    const plan = plans.get(sizeName(latentSize(bucket)))!
     const line = describePlan(plan, { numLayers })
     lines.set(line, [...(lines.get(line) ?? []), `${name} (${gib(memory.totalBytes)})`])
   }

@@ -113,6 +113,11 @@ export function latentSize({ width, height, numFrames }: BucketSize): [number, n
   return [(numFrames - 1) / 4 + 1, height / 8, width / 8]
 }
 
+/** Names a size of latents: `11x64x64` for 11 frames of 64 rows and 64 columns. */
+export function sizeName(latents: readonly number[]): string {
+  return latents.join('x')
+}
+
 /** What a step at one size takes, as the memory plan asks for it. */
 export function memoryOptions(
   setup: TrainingSetup,

@@ -12,14 +12,18 @@ export interface PlanChoice {
   fits: boolean | undefined
 }
 
-/** What training may take of a device: the driver, the screen and idle buffers of the pool want the rest. */
+/** Of a device's memory, what the driver, the screen and idle buffers of the pool leave. */
+const usableShare = 0.94
+const reservedBytes = 512 * 2 ** 20
+
+/** What training may take of a device. */
 export function usableBytes(memoryBytes: number): number {
-  return 0.94 * memoryBytes - 512 * 2 ** 20
+  return usableShare * memoryBytes - reservedBytes
 }
 
 /** Memory of a device of which so many bytes are usable. */
 export function memoryForUsable(bytes: number): number {
-  return (bytes + 512 * 2 ** 20) / 0.94
+  return (bytes + reservedBytes) / usableShare
 }
 
 /** Of the usable memory, what may be filled for the sake of speed: buffers lie idle between their uses. */

@@ -1,3 +1,4 @@
+import { sizeName } from '../estimate/training-setup.ts'
 import { leanPlan } from '../memory/recompute-plan.ts'
 import type { StepMetrics } from '../metrics.ts'
 import type { MicroBatch } from '../noise/prepare-micro-batch.ts'
@@ -19,7 +20,7 @@ export async function takeStep(run: TrainingRun): Promise<StepMetrics> {
   const loaded = performance.now()
   const batches = await run.prepared
   const { shape } = batches[0]!
-  const size = shape.slice(2).join('x')
+  const size = sizeName(shape.slice(2))
   run.doing = { what: `in step ${step + 1}`, size, inStep: step + 1 }
   await makeRoomFor(run, size)
   const ready = performance.now()
@@ -32,7 +33,7 @@ export async function takeStep(run: TrainingRun): Promise<StepMetrics> {
       process,
       learningRate,
       createDropout(process, run.random, learner, expertStep),
-      ([, , ...latents]) => recompute.get(latents.join('x')) ?? leanPlan(compute),
+      ([, , ...latents]) => recompute.get(sizeName(latents)) ?? leanPlan(compute),
     ),
     beforeUpdate: () => (run.isWhole = false),
   })

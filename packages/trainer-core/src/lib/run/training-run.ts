@@ -6,7 +6,7 @@ import { openCheckpoint, type WanCheckpoint, type WanTransformer } from '@kinora
 import { BaseModels } from '../base-models.ts'
 import { openTrainingData, type TrainingData } from '../data/training-data.ts'
 import { deviceMemory, overheadOf } from '../estimate/device-speed.ts'
-import { estimateTraining, type TrainingEstimate } from '../estimate/estimate-training.ts'
+import { bucketAt, estimateTraining, type TrainingEstimate } from '../estimate/estimate-training.ts'
 import {
   describeRecompute,
   recomputePlans,
@@ -15,7 +15,6 @@ import {
 } from '../estimate/tell-estimate.ts'
 import {
   checkpointShape,
-  latentSize,
   saidMemory,
   trainingSetup,
   type TrainingSetup,
@@ -252,8 +251,8 @@ export async function expertOf(run: TrainingRun, expert: Expert): Promise<WanTra
 
 /** Makes room for a pass at a size of latents: a step, or a part of one. */
 export async function makeRoomFor({ room, estimate }: TrainingRun, size: string): Promise<void> {
-  const found = estimate.buckets.find(({ bucket }) => latentSize(bucket).join('x') === size)
-  await room.makeForPass(size, (found ?? estimate.largest).memory.stepBytes)
+  const { memory } = bucketAt(estimate, size) ?? estimate.largest
+  await room.makeForPass(size, memory.stepBytes)
 }
 
 /** Where the training state is. */

@@ -85,17 +85,19 @@ class PlacedLinears {
   /** Queues the way back of weights that are in host memory alone. */
   toDevice(): readonly Weight[] {
     if (this.#resident) return this.#resident
-    const weights = this.allocate((make) => keptFromScope(this.#device, make))
+    const weights = this.allocate()
     this.fill(weights)
     return (this.#resident = weights)
   }
 
-  /** Room on the device for weights that have been in host memory. */
-  allocate(own: (make: () => Tensor) => Tensor = (make) => make()): Weight[] {
+  /** Room on the device for weights that have been in host memory; the caller's. */
+  allocate(): Weight[] {
     return this.#linears.map(({ weight }, i) =>
       replaceTensors(
         weight,
-        this.#parked![i]!.map(({ shape, dtype }) => own(() => this.#device.zeros(shape, dtype))),
+        this.#parked![i]!.map(({ shape, dtype }) =>
+          keptFromScope(this.#device, () => this.#device.zeros(shape, dtype)),
+        ),
       ),
     )
   }
@@ -153,11 +155,13 @@ export class EmbedderPlacement {
   /** Queues ops with the weights on the device. */
   use<T>(queue: (embedders: Embedders) => T): T {
     if (!this.#isStreamed) return queue(this.#with(this.#linears.toDevice()))
-    return this.#device.scope(() => {
-      const weights = this.#linears.allocate()
+    const weights = this.#linears.allocate()
+    try {
       this.#linears.fill(weights)
       return queue(this.#with(weights))
-    })
+    } finally {
+      for (const weight of weights) free(this.#device, weight)
+    }
   }
 
   toHost(): Promise<void> {
@@ -264,10 +268,7 @@ export class BlockPlacement {
     const there = this.#slots.find((slot) => slot.block === n)
     if (there) return there
     const { linears } = this.#blocks[n]!
-    if (this.#slots.length < 2) {
-      const weights = linears.allocate((make) => keptFromScope(this.#device, make))
-      this.#slots.push({ weights, block: -1 })
-    }
+    if (this.#slots.length < 2) this.#slots.push({ weights: linears.allocate(), block: -1 })
     const free = this.#slots.filter((slot) => slot !== busy)
     // Whatever uses the slot is queued already, and the copy comes after it.
     const slot = free.reduce((best, other) =>

@@ -176,7 +176,10 @@ export const matmulUniforms = {
   a_first: 'u32',
   b_first: 'u32',
   y_first: 'u32',
-  /** First column of y written, and of bias and side_b read; of b and side_b where the dense unit works in parts, beside a y of its own. */
+  /**
+   * First column of y written, and of bias and side_b read. Where the dense unit works in parts, y has only their columns, and
+   * this is the first of b and side_b.
+   */
   n_first: 'u32',
   tiles_m: 'u32',
   tiles_n: 'u32',

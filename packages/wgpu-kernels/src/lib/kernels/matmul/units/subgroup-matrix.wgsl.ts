@@ -143,23 +143,23 @@ ${lines(FRAGMENTS, (i) => `        ${multiplyAccumulate(`a${i}`, 'b0', `c${i}_${
 
   // What a thread takes of the side branch is loaded at once, whole steps beyond the rank too, which count as zero.
   const loadsSideA = (blockM * STEP_VECTORS) / size
+  const rowOf = (i: number, vectors: number): string =>
+    `local / ${vectors}u + ${(i * size) / vectors}u`
   const placeA = (i: number): string =>
-    `(local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * ${a.vectors}u + local % ${STEP_VECTORS}u`
+    `(${rowOf(i, STEP_VECTORS)}) * ${a.vectors}u + local % ${STEP_VECTORS}u`
   const sideAddress = (i: number): string =>
     isBlocked
-      ? `((${weightColumn} + local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * u.side_ldb + min(k, u.rank - 8u)) / 4u`
-      : `(min(r0 + local / ${vectorsN}u + ${(i * size) / vectorsN}u, u.rank - 1u) * u.side_ldb + ${weightColumn}) / 4u + local % ${vectorsN}u * 2u`
+      ? `((${weightColumn} + ${rowOf(i, STEP_VECTORS)}) * u.side_ldb + min(k, u.rank - 8u)) / 4u`
+      : `(min(r0 + ${rowOf(i, vectorsN)}, u.rank - 1u) * u.side_ldb + ${weightColumn}) / 4u + local % ${vectorsN}u * 2u`
   const isSideUsed = (i: number): string =>
-    isBlocked ? 'k < u.rank' : `r0 + local / ${vectorsN}u + ${(i * size) / vectorsN}u < u.rank`
+    isBlocked ? 'k < u.rank' : `r0 + ${rowOf(i, vectorsN)} < u.rank`
   const side = /* wgsl */ `
   let rank = ${parts > 1 ? 'select(0u, u.rank, part == 0u)' : 'u.rank'};
   for (var r0 = 0u; r0 < rank; r0 += ${STEP}u) {
     let k = r0 + local % ${STEP_VECTORS}u * 8u;
 ${lines(
   loadsSideA,
-  (
-    i,
-  ) => `    let a_at${i} = ((m0 + local / ${STEP_VECTORS}u + ${(i * size) / STEP_VECTORS}u) * u.rank + min(k, u.rank - 8u)) / 4u;
+  (i) => `    let a_at${i} = ((m0 + ${rowOf(i, STEP_VECTORS)}) * u.rank + min(k, u.rank - 8u)) / 4u;
     let a_low${i} = side_a[a_at${i}]; let a_high${i} = side_a[a_at${i} + 1u];`,
 )}
 ${lines(
